@@ -1,0 +1,125 @@
+"""The one error contract: what went wrong, in words for the caller, in the same JSON on every route.
+
+`{"error": {"message", "type", "param", "code"}}`. Raise `ApiError` (or use one of the constructors below)
+anywhere under a route; everything else that can go wrong (an unknown path, a wrong method, a bad form, a
+bug) is turned into the same shape here. A bug's traceback goes to the log under its request id, never into
+the message.
+"""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+logger = logging.getLogger(__name__)
+
+
+class ApiError(Exception):
+    """An error for the client.
+
+    Args:
+        status: the HTTP status.
+        message: one or two sentences for a person: what was wrong, where, what to do.
+        code: a stable word for programs, such as `queue_full`.
+        param: the form field or setting it is about, if it is about one.
+        retry_after: seconds after which trying again makes sense; sent as the `Retry-After` header.
+        headers: further headers of the answer.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str,
+        param: str | None = None,
+        retry_after: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code
+        self.param = param
+        self.headers = dict(headers or {})
+        if retry_after is not None:
+            self.headers["Retry-After"] = str(retry_after)
+
+    @property
+    def type(self) -> str:
+        """The class of the error, as OpenAI's clients expect it."""
+        if self.status == 401:
+            return "authentication_error"
+        if self.status == 429:
+            return "rate_limit_error"
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+    def body(self) -> dict[str, Any]:
+        """The JSON body, also the data of a server-sent `error` event."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def response(self) -> JSONResponse:
+        return JSONResponse(self.body(), self.status, headers=self.headers)
+
+
+def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> ApiError:
+    return ApiError(400, message, code=code, param=param)
+
+
+def internal_error() -> ApiError:
+    """What a client is told about a bug: that it is ours, and the way to have it found in the log."""
+    return ApiError(
+        500,
+        "The server failed to answer this request. Please report it with the x-request-id of this answer.",
+        code="internal_error",
+    )
+
+
+def from_validation(errors: list[Any]) -> ApiError:
+    """pydantic's list of errors as one sentence a person understands, about the first of them."""
+    first = errors[0]
+    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    if first["type"] == "extra_forbidden":
+        return bad_request(f"Unknown field {where!r}.", param=where, code="unknown_field")
+    if first["type"] == "missing":
+        return bad_request(f"The field {where!r} is required.", param=where or None, code="missing_field")
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    got = first.get("input")
+    shown = f", not {str(got)[:80]!r}" if isinstance(got, str | int | float) else ""
+    return bad_request(f"{where}: {reason}{shown}." if where else f"{reason}.", param=where or None)
+
+
+_HTTP_MESSAGES = {
+    404: ("not_found", "There is nothing at {path}. The routes are described at /docs."),
+    405: ("method_not_allowed", "{path} does not take {method}. The routes are described at /docs."),
+}
+
+
+def _from_http_exception(request: Request, error: HTTPException) -> ApiError:
+    code, message = _HTTP_MESSAGES.get(error.status_code, ("http_error", str(error.detail)))
+    message = message.format(path=request.url.path, method=request.method)
+    return ApiError(error.status_code, message, code=code, headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Registers the handlers that give every known failure the error contract.
+
+    An exception of any other kind is answered by `service.middleware.RequestIdMiddleware`.
+    """
+
+    @app.exception_handler(ApiError)
+    async def _(request: Request, error: ApiError) -> JSONResponse:
+        return error.response()
+
+    @app.exception_handler(RequestValidationError)
+    async def _(request: Request, error: RequestValidationError) -> JSONResponse:
+        return from_validation(list(error.errors())).response()
+
+    @app.exception_handler(HTTPException)
+    async def _(request: Request, error: HTTPException) -> JSONResponse:
+        return _from_http_exception(request, error).response()

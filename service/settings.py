@@ -1,0 +1,133 @@
+"""Every setting of the service, in one place.
+
+A setting is a flag (`--max-batch-size 8`), an environment variable (`SERVICE_MAX_BATCH_SIZE=8`) or its
+default here, in this order. Nested ones are `--transcription.model small` and
+`SERVICE_TRANSCRIPTION__MODEL=small`. Nothing else in the service reads the environment or keeps a default of
+its own.
+"""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024 * 1024
+
+
+class TranscriptionSettings(BaseModel):
+    """Speech to text (WhisperX in a worker process of its own)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    enabled: bool = Field(
+        True, description="Start the speech worker. When false, audio is refused with a clear message."
+    )
+    model: str = Field(
+        "embedded",
+        description="`embedded` (the packaged Whisper tiny.en), a Whisper size such as `small`, or a directory.",
+    )
+    device: str = Field("cpu", description="Device of the speech model: `cpu`, `cuda`, `cuda:1`.")
+    compute_type: str = Field(
+        "auto", description="CTranslate2 compute type; `auto` is int8 on CPU, float16 on a GPU."
+    )
+    batch_size: PositiveInt = Field(8, description="Speech segments that share one pass of the model.")
+    threads: PositiveInt = Field(1, description="CPU threads of the speech worker.")
+    language: str | None = Field(None, description="Language spoken, such as `en`; unset means: detect it.")
+    max_seconds: PositiveFloat = Field(4 * 3600.0, description="Longest audio that is accepted, in seconds.")
+    start_timeout: PositiveFloat = Field(
+        300.0, description="Seconds that the worker may take to load its model."
+    )
+    restart_after: int = Field(
+        0,
+        ge=0,
+        description="Replace the worker after this many transcriptions, which bounds its memory; 0: never.",
+    )
+
+
+class Settings(BaseSettings):
+    """Serve a multimodal checkpoint over HTTP: POST /generate and POST /transcribe, described at /docs."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SERVICE_",
+        env_nested_delimiter="__",
+        extra="forbid",
+        cli_prog_name="python -m service",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        cli_avoid_json=True,
+        cli_hide_none_type=True,
+        use_attribute_docstrings=True,
+    )
+
+    # Where and what to serve
+    host: str = Field(
+        "127.0.0.1", description="Address to listen on; 0.0.0.0 opens the service to the network."
+    )
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one and prints it."
+    )
+    checkpoint: str = Field(
+        "embedded",
+        description="`embedded` (the model that ships with this package) or a directory made by the trainer.",
+    )
+    device: str = Field(
+        "auto", description="Device of the model: `auto` (a GPU if there is one), `cpu`, `cuda`."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Precision of the weights; float32 gives answers that do not depend on the batch."
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves the choice to PyTorch.")
+    api_key: SecretStr | None = Field(
+        None,
+        description="If set, the model routes want `Authorization: Bearer <this key>`; the probes stay open.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe level to log."
+    )
+
+    # Engine
+    engine: Literal["continuous", "sequential"] = Field(
+        "continuous",
+        description="`continuous` batches concurrent requests; `sequential` runs one at a time (reference).",
+    )
+    max_batch_size: PositiveInt = Field(16, description="Requests that share one decode step.")
+    max_context_tokens: PositiveInt = Field(
+        2048,
+        description="Longest prompt plus answer of one request, in tokens; the model's own limit also holds.",
+    )
+    cache_tokens: PositiveInt = Field(
+        16384,
+        description="Size of the key/value cache, in tokens: running requests times the longest stays below.",
+    )
+    prefill_chunk_tokens: PositiveInt = Field(
+        256, description="Prompt tokens computed between two decode steps; fewer let answers flow steadier."
+    )
+    vision_batch_size: PositiveInt = Field(8, description="Images that share one pass of the vision tower.")
+    image_cache_entries: int = Field(
+        256, ge=0, description="Images whose features are kept, so that asking again skips the vision tower."
+    )
+
+    # Limits
+    max_new_tokens: PositiveInt = Field(512, description="Most tokens that a request may ask for.")
+    default_new_tokens: PositiveInt = Field(128, description="Tokens at most, where a request does not say.")
+    max_images: PositiveInt = Field(8, description="Images in one request.")
+    max_image_bytes: PositiveInt = Field(20 * MIB, description="Largest image file, in bytes.")
+    max_image_pixels: PositiveInt = Field(
+        50_000_000, description="Largest image, in pixels, checked before decoding."
+    )
+    max_upload_bytes: PositiveInt = Field(256 * MIB, description="Largest request body, in bytes.")
+    max_text_bytes: PositiveInt = Field(256 * 1024, description="Largest text field of a form, in bytes.")
+    max_requests: PositiveInt = Field(
+        128, description="Requests taken in at once, waiting or running; one more is answered 429."
+    )
+    max_queue_tokens: PositiveInt = Field(
+        131_072, description="Prompt and answer tokens of all requests taken in; one past it is answered 429."
+    )
+    request_timeout: PositiveFloat = Field(300.0, description="Seconds until a request is given up with 504.")
+    drain_timeout: PositiveFloat = Field(
+        60.0, description="Seconds that running requests get to finish after SIGTERM before they are cut off."
+    )
+
+    # Parts
+    page: bool = Field(True, description="Serve the page at `/`.")
+    transcription: TranscriptionSettings = TranscriptionSettings()
