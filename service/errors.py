@@ -15,6 +15,8 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from shared.media import MediaError
+
 logger = logging.getLogger(__name__)
 
 
@@ -87,11 +89,20 @@ def from_validation(errors: list[Any]) -> ApiError:
         return bad_request(f"Unknown field {where!r}.", param=where, code="unknown_field")
     if first["type"] == "missing":
         return bad_request(f"The field {where!r} is required.", param=where or None, code="missing_field")
-    reason = first["msg"].removeprefix("Value error, ")
-    reason = reason[0].lower() + reason[1:]
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
     got = first.get("input")
     shown = f", not {str(got)[:80]!r}" if isinstance(got, str | int | float) else ""
-    return bad_request(f"{where}: {reason}{shown}." if where else f"{reason}.", param=where or None)
+    return bad_request(
+        f"The field {where!r} {reason}{shown}." if where else f"{reason}.", param=where or None
+    )
+
+
+_MEDIA_STATUS = {"unsupported_media_type": 415, "too_large": 413}
+
+
+def from_media(error: MediaError, param: str) -> ApiError:
+    """An image or audio that cannot be used, sent as the form field `param`."""
+    return ApiError(_MEDIA_STATUS.get(error.code, 400), str(error), code=error.code, param=param)
 
 
 _HTTP_MESSAGES = {

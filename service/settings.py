@@ -24,7 +24,7 @@ class TranscriptionSettings(BaseModel):
     )
     model: str = Field(
         "embedded",
-        description="`embedded` (the packaged Whisper tiny.en), a Whisper size such as `small`, or a directory.",
+        description="`embedded` (the packaged Whisper tiny.en), a size such as `small`, or a directory.",
     )
     device: str = Field("cpu", description="Device of the speech model: `cpu`, `cuda`, `cuda:1`.")
     compute_type: str = Field(
