@@ -67,8 +67,8 @@ def decode_image(
     """Decode a JPEG, PNG or WebP into an RGB image, upright by its EXIF orientation, transparency over white.
 
     Of an animation the first frame counts. `target_size` (pixels) is the shorter side the caller will shrink
-    the image to: a big JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, never below twice that side, which
-    is several times faster. Training and serving must pass the same value to see the same pixels.
+    the image to: a big JPEG is then decoded at 1/2, 1/4 or 1/8 of its size, never below twice that side,
+    which is several times faster. Training and serving must pass the same value to see the same pixels.
 
     Raises `MediaError` for other formats, broken or truncated files, and images beyond the limits.
     """
@@ -150,7 +150,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 # ---------------------------------------------------------------------------------------------- sound
 
 # Decoders that may open, by FFmpeg's names; PCM of every width comes on top.
-_COMPRESSED = "aac adpcm_ima_wav adpcm_ms alac flac mp2 mp2float mp3 mp3float opus vorbis".split()
+_COMPRESSED = ("aac", "adpcm_ima_wav", "adpcm_ms", "alac", "flac", "mp3", "mp3float", "opus", "vorbis")
 # Outside these rates a few bytes would resample to hours of sound.
 _MIN_RATE, _MAX_RATE = 4_000, 384_000
 _MAX_CHANNELS = 32
