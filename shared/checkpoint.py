@@ -1,0 +1,233 @@
+"""A trained model on disk: one directory of safetensors and json, with a hash of every file.
+
+    config.json            ModelConfig
+    projector.safetensors  the projector, float32 or bf16
+    adapter/               LoRA in PEFT's own format (absent after stage 1)
+    manifest.json          SHA-256 and size of every other file
+
+The frozen parts are not copied: `config.json` says where they come from. Anything missing, truncated
+or changed is refused by name before a tensor is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from pydantic import ValidationError
+from safetensors.torch import load_file, save_file
+
+from shared.config import PRESETS, ModelConfig, load_preset, preset_names
+from shared.language import (
+    Quantization,
+    default_dtype,
+    load_language_model,
+    load_tokenizer,
+    make_room_for_pad,
+)
+from shared.model import MultimodalModel
+from shared.projector import build_projector
+from shared.vision import load_vision_tower
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint is missing, incomplete, changed, or does not fit the model."""
+
+
+def build_model(
+    config: ModelConfig,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device = "cpu",
+    quantization: Quantization = "none",
+    attn_implementation: str | None = None,
+) -> MultimodalModel:
+    """A model with its pretrained tower and language model, and an untrained float32 projector."""
+    dtype = default_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    tokenizer = load_tokenizer(config.language)
+    language = load_language_model(
+        config.language,
+        dtype=dtype,
+        device=device,
+        quantization=quantization,
+        attn_implementation=attn_implementation,
+    )
+    make_room_for_pad(language, tokenizer)
+    vision = load_vision_tower(config.vision).to(device)
+    projector = build_projector(config.projector, vision.width, language.config.hidden_size).to(device)
+    return MultimodalModel(config, vision, projector, language, tokenizer)
+
+
+def load_model(
+    checkpoint: str | Path,
+    *,
+    dtype: torch.dtype | str = "auto",
+    device: str | torch.device = "auto",
+    quantization: Quantization = "none",
+    merge_adapter: bool = True,
+) -> MultimodalModel:
+    """A trained model, ready to answer.
+
+    Args:
+        checkpoint: the name of a preset that ships its weights (`embedded`), or a checkpoint directory.
+        merge_adapter: fold LoRA into the weights (in float32); False keeps a PEFT model.
+
+    Raises:
+        CheckpointError: with the file that is missing or damaged.
+    """
+    folder = checkpoint_folder(checkpoint)
+    verify(folder)
+    config = read_config(folder)
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    model = build_model(config, dtype=dtype, device=device, quantization=quantization)
+    load_projector(model, folder)
+    if (folder / "adapter").is_dir():
+        load_adapter(model, folder, merge=merge_adapter and quantization == "none")
+    model.projector.to(model.dtype)
+    return model.eval()
+
+
+def checkpoint_folder(checkpoint: str | Path) -> Path:
+    """The directory of a checkpoint given by path or by the name of a preset that ships its weights.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if str(checkpoint) in preset_names():
+        folder = PRESETS / str(checkpoint)
+        if not (folder / MANIFEST).is_file():
+            raise CheckpointError(
+                f"the preset {checkpoint!r} ships no trained weights: train it, or give a checkpoint directory"
+            )
+        return folder
+    folder = Path(checkpoint)
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder} is neither a directory nor one of the presets {', '.join(preset_names())}")
+    return folder
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The `ModelConfig` of a checkpoint."""
+    try:
+        return ModelConfig.model_validate_json((folder / "config.json").read_bytes())
+    except (OSError, ValidationError) as error:
+        raise CheckpointError(f"config.json of {folder} is not a model configuration: {error}") from error
+
+
+def load_projector(model: MultimodalModel, folder: Path) -> None:
+    """Put a checkpoint's projector into `model`."""
+    try:
+        model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
+    except (RuntimeError, OSError) as error:
+        raise CheckpointError(f"projector.safetensors of {folder} does not fit its config.json: {error}") from error
+
+
+def load_adapter(model: MultimodalModel, folder: Path, *, merge: bool, trainable: bool = False) -> None:
+    """Put a checkpoint's LoRA on `model.language`; `merge` folds it into the weights, in float32."""
+    dtype = model.dtype
+    if merge:
+        model.language.float()  # a bf16 sum would round the adapter away
+    adapted = PeftModel.from_pretrained(model.language, folder / "adapter", is_trainable=trainable)
+    model.language = adapted.merge_and_unload().to(dtype) if merge else adapted
+    if not trainable:
+        model.language.requires_grad_(False)
+
+
+def save_checkpoint(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Write what was trained; the folder appears whole or not at all.
+
+    Args:
+        dtype: of the stored tensors; None keeps them as they are (float32 while training).
+    """
+    with atomic_folder(folder) as scratch:
+        write_model(model, scratch, dtype=dtype)
+
+
+def write_model(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+    """Config, projector and adapter into an existing folder, without the manifest."""
+    (folder / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n", "utf-8")
+    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.projector.state_dict().items()}
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "projector.safetensors")
+    if isinstance(model.language, PeftModel):
+        model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty card
+        if dtype is not None:
+            weights = folder / "adapter" / "adapter_model.safetensors"
+            save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
+
+
+class atomic_folder:
+    """`with atomic_folder(path) as scratch`: files written to `scratch` become `path`, hashed, at the end.
+
+    A crash at any moment leaves the old `path` or the new one, never half of one.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+        self.scratch = self.folder.with_name(f".{self.folder.name}.partial")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
+        return self.scratch
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if kind is not None:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+            return
+        write_manifest(self.scratch)
+        for path in self.scratch.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        old = self.folder.with_name(f".{self.folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        if self.folder.exists():
+            self.folder.rename(old)
+        self.scratch.rename(self.folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and SHA-256 of every file of the checkpoint."""
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=2) + "\n", "utf-8")
+
+
+def verify(folder: Path) -> None:
+    """Check every file of the manifest.
+
+    Raises:
+        CheckpointError: names the first file that is missing, truncated or changed.
+    """
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} has no readable {MANIFEST}: it is no whole checkpoint") from error
+    for name, expected in files.items():
+        path = folder / name
+        if not path.is_file():
+            raise CheckpointError(f"{name} is missing from the checkpoint {folder}")
+        if (size := path.stat().st_size) != expected["bytes"]:
+            raise CheckpointError(f"{name} of {folder} has {size} bytes instead of {expected['bytes']}: truncated?")
+        if _sha256(path) != expected["sha256"]:
+            raise CheckpointError(f"{name} of {folder} is not the file that was saved: its hash differs")
+    for name in ("config.json", "projector.safetensors"):
+        if name not in files:
+            raise CheckpointError(f"{name} is not in the manifest of {folder}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
