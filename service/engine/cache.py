@@ -1,0 +1,148 @@
+"""The continuous engine's key/value cache: one slot a request, different lengths side by side.
+
+A transformers `Cache` whose layers hold `[slots, kv_heads, capacity, head_dim]` and grow in blocks. Before
+each forward pass `select` says which slots take part and at which positions each writes; a model's own
+attention then gets the selected keys and values from `update`. Running requests keep the first slots, so
+that a decode step reads a plain slice and copies nothing.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+BLOCK = 256
+"""Tokens by which the capacity grows."""
+
+
+@dataclass
+class _Selection:
+    """What the next forward pass works on, shared by all layers."""
+
+    slots: Tensor
+    """Slot of each row, `[rows, 1]`."""
+    positions: Tensor
+    """Where each row writes, `[rows, tokens]`."""
+    view: slice | Tensor
+    """The same slots, as a slice where they are the first ones."""
+    length: int
+    """Tokens to attend over."""
+
+
+class _SlottedLayer(CacheLayerMixin):
+    def __init__(self) -> None:
+        super().__init__()
+        self.shape = (0, 0)
+        self.selection: _Selection | None = None
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.keys, self.values = (self._allocate(states) for states in (key_states, value_states))
+        self.is_initialized = True
+
+    def _allocate(self, like: Tensor) -> Tensor:
+        slots, capacity = self.shape
+        # Zeros, since what is masked out must still be finite.
+        return like.new_zeros((slots, like.shape[1], capacity, like.shape[3]))
+
+    def resize(self, slots: int, capacity: int) -> None:
+        self.shape = (slots, capacity)
+        if self.is_initialized:
+            for name in ("keys", "values"):
+                old = getattr(self, name)
+                new = self._allocate(old)
+                new[: old.shape[0], :, : old.shape[2]] = old
+                setattr(self, name, new)
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        chosen = self.selection
+        self.keys[chosen.slots, :, chosen.positions] = key_states.transpose(1, 2)
+        self.values[chosen.slots, :, chosen.positions] = value_states.transpose(1, 2)
+        return self.keys[chosen.view, :, : chosen.length], self.values[chosen.view, :, : chosen.length]
+
+    def move(self, source: int, target: int) -> None:
+        if self.is_initialized:
+            self.keys[target].copy_(self.keys[source])
+            self.values[target].copy_(self.values[source])
+
+    def swap(self, one: int, other: int) -> None:
+        if self.is_initialized:
+            pair, reverse = [one, other], [other, one]
+            self.keys[pair] = self.keys[reverse]
+            self.values[pair] = self.values[reverse]
+
+    def release(self) -> None:
+        self.keys = self.values = None
+        self.is_initialized = False
+        self.shape = (0, 0)
+
+    def get_seq_length(self) -> int:
+        return self.selection.length - self.selection.positions.shape[1]
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.selection.length, 0
+
+    def get_max_length(self) -> int:
+        return self.shape[1]
+
+
+class SlottedCache(Cache):
+    """Keys and values of up to `max_slots` requests.
+
+    Args:
+        num_layers: layers of the language model.
+        max_slots: requests side by side at most.
+    """
+
+    def __init__(self, num_layers: int, max_slots: int) -> None:
+        super().__init__(layers=[_SlottedLayer() for _ in range(num_layers)])
+        self.max_slots = max_slots
+        self.slots = 0
+        self.capacity = 0
+
+    def select(self, slots: list[int], positions: Tensor) -> int:
+        """Choose the slots of the next forward pass, growing the cache where it must.
+
+        Args:
+            slots: the slot of each row.
+            positions: where each row writes, `[rows, tokens]`.
+
+        Returns:
+            The tokens that attention will see: the length that the attention mask must have.
+        """
+        length = int(positions.max()) + 1
+        self._ensure(max(slots) + 1, length)
+        index = torch.tensor(slots, device=positions.device)
+        first = slots == list(range(len(slots)))
+        selection = _Selection(index[:, None], positions, slice(0, len(slots)) if first else index, length)
+        for layer in self.layers:
+            layer.selection = selection
+        return length
+
+    def _ensure(self, slots: int, length: int) -> None:
+        if slots <= self.slots and length <= self.capacity:
+            return
+        if slots > self.slots:
+            self.slots = min(self.max_slots, max(slots, 2 * self.slots))
+        if length > self.capacity:
+            self.capacity = -(-length // BLOCK) * BLOCK
+        for layer in self.layers:
+            layer.resize(self.slots, self.capacity)
+
+    def move(self, source: int, target: int) -> None:
+        """Copy one slot over another."""
+        for layer in self.layers:
+            layer.move(source, target)
+
+    def swap(self, one: int, other: int) -> None:
+        """Exchange two slots."""
+        for layer in self.layers:
+            layer.swap(one, other)
+
+    def release(self) -> None:
+        """Give all memory back."""
+        self.slots = self.capacity = 0
+        for layer in self.layers:
+            layer.release()

@@ -1,0 +1,65 @@
+"""One request inside an engine: its sampler, its text so far, its clock."""
+
+import time
+
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from service.engine.interface import FinishReason, Generation, TokenEvent
+from service.engine.sampling import Sampler
+from service.engine.text import TextStream
+
+
+class Sequence:
+    """The state of a request from its submission to its last token.
+
+    Attributes:
+        prompt_embeds: `[prompt_tokens, hidden]`; None while waiting and once computed.
+        length: tokens in the key/value cache.
+        slot: place in the cache, once admitted.
+        last_token: the newest token, not yet in the cache.
+    """
+
+    def __init__(
+        self, generation: Generation, tokenizer: PreTrainedTokenizerBase, eos_token_ids: tuple[int, ...]
+    ) -> None:
+        self.generation = generation
+        self.request = generation.request
+        self.sampler = Sampler(self.request.sampling, generation.seed)
+        self.prompt_embeds: Tensor | None = None
+        self.length = 0
+        self.slot = -1
+        self.last_token = -1
+        self._text = TextStream(tokenizer, self.request.sampling.stop)
+        self._eos_token_ids = eos_token_ids
+        self._mark = generation.submitted
+
+    def lap(self) -> float:
+        """Seconds since the last call, at first since the submission."""
+        now = time.monotonic()
+        passed, self._mark = now - self._mark, now
+        return passed
+
+    def accept(self, token_id: int) -> TokenEvent:
+        """Takes the next token; the event has a `finish_reason` if it was the last one."""
+        generation = self.generation
+        if generation.completion_tokens == 0:
+            generation.timings.prefill = self.lap()
+        generation.completion_tokens += 1
+        self.last_token = token_id
+        reason: FinishReason | None = None
+        text = ""
+        if token_id in self._eos_token_ids:
+            reason = "stop"
+        else:
+            text = self._text.push(token_id)
+            if self._text.stopped:
+                reason = "stop"
+            elif generation.completion_tokens >= self.request.sampling.max_new_tokens:
+                reason = "length"
+        if reason:
+            text += self._text.flush()
+            generation.timings.decode = self.lap()
+            if self._text.stopped:
+                reason = "stop"
+        return TokenEvent(token_id, text, reason)
