@@ -11,6 +11,8 @@ PYTHON_IN_VENV = $(VENV)/bin/python
 PINS = pyproject.toml constraints.txt embedded-weights.txt scripts/install.sh
 COVERAGE = --cov=shared --cov=trainer --cov=service --cov-report=term
 
+NO_FFMPEG = ffmpeg is missing; install it first (Debian, Ubuntu: sudo apt install ffmpeg; macOS: brew install ffmpeg)
+
 .DEFAULT_GOAL = help
 .PHONY: help serve test lint format train-embedded clean ffmpeg
 
@@ -42,8 +44,7 @@ clean: ## Remove caches and reports; environment and runs stay
 	find shared trainer service tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ffmpeg:
-	@command -v ffmpeg >/dev/null || \
-		{ echo "ffmpeg is missing: install it first (Debian, Ubuntu: sudo apt install ffmpeg; macOS: brew install ffmpeg)" >&2; exit 1; }
+	@:$(if $(shell command -v ffmpeg 2>/dev/null),,$(error $(NO_FFMPEG)))
 
 $(VENV)/.can-serve: $(PINS)
 	@scripts/install.sh $(VENV) service,embedded
