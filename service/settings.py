@@ -33,9 +33,21 @@ class TranscriptionSettings(BaseModel):
     batch_size: PositiveInt = Field(8, description="Speech segments that share one pass of the model.")
     threads: PositiveInt = Field(1, description="CPU threads of the speech worker.")
     language: str | None = Field(None, description="Language spoken, such as `en`; unset means: detect it.")
+    align_model: str | None = Field(
+        None,
+        description="wav2vec2 model (directory, hub or torchaudio name) that times words in `language`; "
+        "unset, or where it does not load: Whisper's own attention.",
+    )
     max_seconds: PositiveFloat = Field(4 * 3600.0, description="Longest audio that is accepted, in seconds.")
     start_timeout: PositiveFloat = Field(
         300.0, description="Seconds that the worker may take to load its model."
+    )
+    timeout: PositiveFloat = Field(
+        1800.0,
+        description="Seconds that one transcription may take once it runs; then the worker is replaced.",
+    )
+    max_waiting: PositiveInt = Field(
+        32, description="Recordings that wait for the worker; one more is answered 429."
     )
     restart_after: int = Field(
         0,
