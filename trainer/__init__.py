@@ -1,0 +1,1 @@
+"""The offline trainer: prepare, pretrain, finetune, evaluate."""

@@ -1,0 +1,1 @@
+"""From LLaVA records to batches: records, preparation, cached vision features, packing, loading."""
