@@ -132,9 +132,10 @@ class SlottedCache(Cache):
             layer.resize(self.slots, self.capacity)
 
     def move(self, source: int, target: int) -> None:
-        """Copy one slot over another."""
-        for layer in self.layers:
-            layer.move(source, target)
+        """Copy one slot over another; a slot beyond the memory holds nothing yet."""
+        if source < self.slots:
+            for layer in self.layers:
+                layer.move(source, target)
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two slots."""
