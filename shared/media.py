@@ -285,7 +285,10 @@ def _blocks(container: InputContainer, track: AudioStream, limits: AudioLimits) 
             if not _MIN_RATE <= frame.sample_rate <= _MAX_RATE:
                 raise _broken_audio()
             yield from _drain(resampler, None)
-            resampler, signature = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE), current
+            # FFmpeg mixes float channels so that their power stays, which clips; this keeps the peak instead
+            options = {"rematrix_maxval": "1.0"}
+            resampler = AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE, options=options)
+            signature = current
         frame.pts = None  # gaps in the time stamps are not sound
         yield from _drain(resampler, frame)
     yield from _drain(resampler, None)

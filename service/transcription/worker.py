@@ -82,6 +82,9 @@ def _quieten(threads: int) -> None:
     warnings.simplefilter("ignore")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s transcription worker: %(message)s")
     logging.disable(logging.INFO)  # whatever the libraries set for their own loggers
+    whisperx = logging.getLogger("whisperx")
+    whisperx.addHandler(logging.NullHandler())  # else it makes one of its own, on stdout
+    whisperx.setLevel(logging.ERROR)
 
 
 def _receive(connection: Connection, samples: int) -> np.ndarray:
