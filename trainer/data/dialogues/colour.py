@@ -98,7 +98,7 @@ def colour_facts(photos: Sequence[Photo]) -> list[Fact]:
     for photo in photos:
         said: dict[str, Counter[str]] = {}
         for words in photo.token_lists:
-            for name, colour in set(_phrases(words)):
+            for name, colour in dict.fromkeys(_phrases(words)):
                 said.setdefault(name, Counter())[colour] += 1
         for name, colours in said.items():
             families = Counter()
@@ -134,8 +134,8 @@ def colour_yesno_facts(facts: Sequence[Fact], seed: int) -> list[Fact]:
                 questions = (f"{be.capitalize()} the {name} {colour}?",)
                 long = f"Yes, the {name} {be} {colour}." if present else f"No, the {name} {be} {fact.answer}."
                 answer = "yes" if present else "no"
-                topic = f"yesno:{name} {colour}"
-                made.append(Fact(fact.image, "yesno", topic, answer, questions, sentence(answer), (long,)))
+                topic = f"colour_yesno:{name} {colour}"
+                made.append(Fact(fact.image, "colour_yesno", topic, answer, questions, sentence(answer), (long,)))
     return made
 
 

@@ -86,10 +86,11 @@ def limit_kinds(facts: Sequence[Fact], split: Split, seed: int) -> list[Fact]:
     """At most as many facts of each kind as the split wants; of yes/no as many yes as no."""
     groups: dict[tuple[str, str], list[Fact]] = {}
     for fact in facts:
-        groups.setdefault((fact.kind, fact.answer if fact.kind == "yesno" else ""), []).append(fact)
+        groups.setdefault((fact.kind, fact.answer if fact.kind.endswith("yesno") else ""), []).append(fact)
     kept = []
     for (kind, answer), group in groups.items():
-        most = split.yesno and split.yesno // 2 if kind == "yesno" else split.other
+        limit = split.yesno if kind == "yesno" else split.other
+        most = limit and limit // (2 if answer else 1)
         kept += seeded(seed, "limit", kind, answer).sample(group, most) if most and len(group) > most else group
     return kept
 
@@ -131,7 +132,8 @@ def generate(
     for mosaic in mosaics:
         write_mosaic(mosaic, images, folder)
     sides, yesno = mosaic_facts(mosaics, seed)
-    facts += yesno
+    if not plan.evaluation:
+        facts += yesno
 
     if boxes is not None and box_images is not None:
         train, held_out = hold_out(read_boxes(boxes), HELD_OUT, seed)
