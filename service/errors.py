@@ -15,6 +15,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from service.transcription import (
+    TranscriptionBusy,
+    TranscriptionError,
+    TranscriptionTimeout,
+    TranscriptionUnavailable,
+    UnsupportedLanguage,
+)
 from shared.media import MediaError
 
 logger = logging.getLogger(__name__)
@@ -103,6 +110,21 @@ _MEDIA_STATUS = {"unsupported_media_type": 415, "too_large": 413}
 def from_media(error: MediaError, param: str) -> ApiError:
     """An image or audio that cannot be used, sent as the form field `param`."""
     return ApiError(_MEDIA_STATUS.get(error.code, 400), str(error), code=error.code, param=param)
+
+
+def from_transcription(error: TranscriptionError) -> ApiError:
+    """A recording that was not transcribed."""
+    match error:
+        case TranscriptionBusy():
+            return ApiError(429, str(error), code="queue_full", retry_after=5)
+        case TranscriptionUnavailable():
+            return ApiError(503, str(error), code="transcription_unavailable", retry_after=5)
+        case TranscriptionTimeout():
+            return ApiError(504, str(error), code="deadline_exceeded", param="audio")
+        case UnsupportedLanguage():
+            return bad_request(str(error), param="language", code="unsupported_language")
+        case _:
+            return ApiError(500, str(error), code="transcription_failed", param="audio")
 
 
 _HTTP_MESSAGES = {

@@ -1,0 +1,35 @@
+"""`python -m service`: serve a checkpoint over HTTP until SIGTERM or Ctrl-C."""
+
+import logging
+import os
+import sys
+
+# Before torch loads OpenMP: threads that spin while they wait take the cores from whoever has work.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "0")
+
+from pydantic import ValidationError
+from pydantic_settings import CliApp
+
+from service.settings import Settings
+
+
+def main() -> int:
+    """Returns the exit code: 0 after a clean end, 1 if the service could not start, 2 for a bad setting."""
+    try:
+        settings = CliApp.run(Settings, cli_args=sys.argv[1:])
+    except ValidationError as error:
+        for problem in error.errors():
+            name = ".".join(map(str, problem["loc"]))
+            print(f"python -m service: setting {name}: {problem['msg']}", file=sys.stderr)
+        return 2
+    logging.basicConfig(
+        level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    from service.server import serve  # after --help, which needs no torch
+
+    return serve(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

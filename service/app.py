@@ -1,0 +1,47 @@
+"""The application: routes, middleware, the error contract, and the life of what is behind them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from service import errors, page
+from service.api import generate, probes, transcribe
+from service.metrics import Metrics
+from service.middleware import BodyLimitMiddleware, MetricsMiddleware, RequestIdMiddleware
+from service.runtime import Runtime
+from service.settings import Settings
+
+DESCRIPTION = """\
+Answers questions about photographs, text and speech with a multimodal language model, and transcribes speech.
+
+Every error, on every route, is `{"error": {"message", "type", "param", "code"}}`. Every response has an
+`x-request-id`; send your own, and it is taken over.
+"""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The ASGI application. Its model loads in the background once the application starts."""
+    metrics = Metrics()
+    runtime = Runtime(settings, on_step=metrics.observe_step)
+    metrics.watch(runtime)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        runtime.start()
+        yield
+        await runtime.stop()
+
+    app = FastAPI(title="Multimodal LLM", description=DESCRIPTION, version="0.1.0", lifespan=lifespan)
+    app.state.runtime = runtime
+    app.state.metrics = metrics
+    errors.install(app)
+    for resource in (generate, transcribe, probes):
+        app.include_router(resource.router)
+    if settings.page:
+        app.include_router(page.router)
+    # The last one added is the outermost.
+    app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_upload_bytes)
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
+    app.add_middleware(RequestIdMiddleware)
+    return app
