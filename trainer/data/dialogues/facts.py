@@ -66,31 +66,27 @@ def sentence(text: str) -> str:
 def to_record(fact: Fact, seed: int, *, evaluation: bool = False) -> dict:
     """The LLaVA record of a fact, its wording drawn by seed, image, topic and answer.
 
-    For evaluation the first wording is asked, the reply is the short one, and `topic`, `answer` and
-    `accepted` are kept.
+    `topic` and the short `answer` are kept beside it; for evaluation the reply is the short one, too, and
+    `accepted` lists the answers that count as right.
     """
     rng = seeded(seed, fact.image, fact.topic, fact.answer)
-    if evaluation:
-        question, reply = fact.questions[0], fact.short
-    else:
-        question = rng.choice(fact.questions)
-        long = fact.sentences and rng.random() < LONG_SHARE
-        reply = rng.choice(fact.sentences) if long else fact.short
+    question = rng.choice(fact.questions)
+    long = fact.sentences and rng.random() < LONG_SHARE and not evaluation
+    reply = rng.choice(fact.sentences) if long else fact.short
     stem = fact.image.rsplit(".", 1)[0]
     record = {
         "id": f"{fact.topic}-{stem}".replace(" ", "_"),
         "image": fact.image,
         "kind": fact.kind,
+        "topic": fact.topic,
+        "answer": fact.answer,
         "conversations": [
             {"from": "human", "value": f"<image>\n{question}"},
             {"from": "gpt", "value": reply},
         ],
     }
     if evaluation:
-        accepted = list(dict.fromkeys((fact.answer, *fact.accepted)))
-        record |= {"topic": fact.topic, "answer": fact.answer, "accepted": accepted}
-    else:
-        record["topic"] = fact.topic
+        record["accepted"] = list(dict.fromkeys((fact.answer, *fact.accepted)))
     return record
 
 

@@ -1,0 +1,116 @@
+"""Who answers an evaluation's questions: a model in this process, or a running service over HTTP.
+
+Both take (question, picture or None) pairs and give texts, greedily; the model can also be made blind by
+showing it the mean features of many photographs in place of each photograph's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from shared.model import MultimodalModel
+from shared.prompt import Message, question_content
+from shared.vision import VisionTower
+from trainer.data.features import FeatureCache, build_features
+
+Item = tuple[str, Path | None]
+Answerer = Callable[[Sequence[Item]], list[str]]
+
+
+class AnswerError(RuntimeError):
+    """A service did not answer; the message says what it said."""
+
+
+def features_of(tower: VisionTower, pictures: Sequence[Path], cache: Path) -> tuple[FeatureCache, dict[Path, str]]:
+    """The tower's features of pictures, kept in `cache`, and each picture's name in it."""
+    cache.mkdir(parents=True, exist_ok=True)
+    names = {picture: str(picture.resolve()) for picture in dict.fromkeys(pictures)}
+    return build_features(tower, list(names.values()), Path("/"), cache), names
+
+
+@dataclass
+class ModelAnswerer:
+    """Answers with a model in this process, `batch_size` questions at a time.
+
+    `blind` shows it mean features: what it can answer then, it has not from the photograph.
+    """
+
+    model: MultimodalModel
+    cache: Path
+    batch_size: int = 32
+    max_new_tokens: int = 48
+    blind: bool = False
+
+    def __call__(self, items: Sequence[Item]) -> list[str]:
+        pictures = [picture for _, picture in items if picture is not None]
+        features, names = features_of(self.model.vision, pictures, self.cache) if pictures else (None, {})
+        mean = features.mean()[None] if features and self.blind else None
+        replies = [""] * len(items)
+        order = sorted(range(len(items)), key=lambda i: (items[i][1] is None, len(items[i][0])))
+        for start in tqdm(range(0, len(order), self.batch_size), desc="answers", unit="batch"):
+            batch, prompts = order[start : start + self.batch_size], []
+            for i in batch:
+                question, picture = items[i]
+                message = Message("user", question_content(question, images=int(picture is not None)))
+                shown = None
+                if picture is not None:
+                    shown = mean if mean is not None else features.get([names[picture]])
+                prompts.append(([message], shown))
+            for i, reply in zip(batch, self.model.answer(prompts, self.max_new_tokens), strict=True):
+                replies[i] = reply
+        return replies
+
+
+@dataclass
+class ServiceAnswerer:
+    """Answers of a running service, `concurrency` requests at once, through POST /generate.
+
+    Raises AnswerError when the service is not reached or refuses.
+    """
+
+    url: str
+    concurrency: int = 16
+    max_new_tokens: int = 48
+    timeout: float = 600.0
+
+    def __call__(self, items: Sequence[Item]) -> list[str]:
+        return asyncio.run(self._all(items))
+
+    async def _all(self, items: Sequence[Item]) -> list[str]:
+        import httpx
+
+        slots = asyncio.Semaphore(self.concurrency)
+        limits = httpx.Limits(max_connections=self.concurrency)
+        progress = tqdm(total=len(items), desc="answers", unit="request")
+
+        async def ask(client: httpx.AsyncClient, question: str, picture: Path | None) -> str:
+            fields = {"prompt": question, "max_new_tokens": str(self.max_new_tokens), "temperature": "0"}
+            parts: dict[str, tuple] = {name: (None, value) for name, value in fields.items()}
+            async with slots:
+                if picture is not None:
+                    parts["image"] = (picture.name, picture.read_bytes())
+                try:
+                    response = await client.post(f"{self.url.rstrip('/')}/generate", files=parts)
+                except httpx.HTTPError as error:
+                    raise AnswerError(f"{self.url} was not reached: {error or type(error).__name__}") from error
+            progress.update()
+            if response.status_code != 200:
+                raise AnswerError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
+            return response.json()["text"]
+
+        with progress:
+            async with httpx.AsyncClient(timeout=self.timeout, limits=limits) as client:
+                return await asyncio.gather(*(ask(client, *item) for item in items))
+
+
+def pooled(tower: VisionTower, pictures: Sequence[Path], cache: Path) -> torch.Tensor:
+    """Mean-pooled features [pictures, width] of pictures."""
+    features, names = features_of(tower, pictures, cache)
+    rows = [features.get([names[p] for p in pictures[i : i + 256]]).mean(dim=1) for i in range(0, len(pictures), 256)]
+    return torch.cat(rows)
