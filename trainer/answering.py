@@ -27,7 +27,9 @@ class AnswerError(RuntimeError):
     """A service did not answer; the message says what it said."""
 
 
-def features_of(tower: VisionTower, pictures: Sequence[Path], cache: Path) -> tuple[FeatureCache, dict[Path, str]]:
+def features_of(
+    tower: VisionTower, pictures: Sequence[Path], cache: Path
+) -> tuple[FeatureCache, dict[Path, str]]:
     """The tower's features of pictures, kept in `cache`, and each picture's name in it."""
     cache.mkdir(parents=True, exist_ok=True)
     names = {picture: str(picture.resolve()) for picture in dict.fromkeys(pictures)}
@@ -98,7 +100,9 @@ class ServiceAnswerer:
                 try:
                     response = await client.post(f"{self.url.rstrip('/')}/generate", files=parts)
                 except httpx.HTTPError as error:
-                    raise AnswerError(f"{self.url} was not reached: {error or type(error).__name__}") from error
+                    raise AnswerError(
+                        f"{self.url} was not reached: {error or type(error).__name__}"
+                    ) from error
             progress.update()
             if response.status_code != 200:
                 raise AnswerError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
@@ -112,5 +116,8 @@ class ServiceAnswerer:
 def pooled(tower: VisionTower, pictures: Sequence[Path], cache: Path) -> torch.Tensor:
     """Mean-pooled features [pictures, width] of pictures."""
     features, names = features_of(tower, pictures, cache)
-    rows = [features.get([names[p] for p in pictures[i : i + 256]]).mean(dim=1) for i in range(0, len(pictures), 256)]
+    rows = [
+        features.get([names[p] for p in pictures[i : i + 256]]).mean(dim=1)
+        for i in range(0, len(pictures), 256)
+    ]
     return torch.cat(rows)

@@ -40,7 +40,9 @@ def evaluate_captions(
     `difference`: the paired bootstrap of the difference from it.
     """
     references = {photo.file: list(photo.captions) for photo in photos}
-    scored: dict[str, CaptionScores] = {name: caption_scores(said, references) for name, said in captions.items()}
+    scored: dict[str, CaptionScores] = {
+        name: caption_scores(said, references) for name, said in captions.items()
+    }
     results: dict[str, dict] = {}
     for name, scores in scored.items():
         results[name] = {
@@ -77,7 +79,9 @@ def evaluate_retention(tuned: Sequence[str], base: Sequence[str] | None) -> dict
     right = [keywords_right(reply, keys) for reply, (_, keys) in zip(tuned, RETENTION_QUESTIONS, strict=True)]
     result: dict = {"questions": len(right), "right": sum(right)}
     if base is not None:
-        known = [keywords_right(reply, keys) for reply, (_, keys) in zip(base, RETENTION_QUESTIONS, strict=True)]
+        known = [
+            keywords_right(reply, keys) for reply, (_, keys) in zip(base, RETENTION_QUESTIONS, strict=True)
+        ]
         kept = [r for r, k in zip(right, known, strict=True) if k]
         result |= {"base_right": sum(known), "kept": sum(kept)}
         result["lost"] = [
@@ -95,7 +99,12 @@ def find_picture(name: str, folders: Sequence[Path]) -> Path:
 
 
 def neighbour_captions(
-    photos: Sequence[Photo], pictures: Sequence[Path], training: Sequence[Photo], folder: Path, cache: Path, preset: str
+    photos: Sequence[Photo],
+    pictures: Sequence[Path],
+    training: Sequence[Photo],
+    folder: Path,
+    cache: Path,
+    preset: str,
 ) -> dict[str, dict[str, str]]:
     """Captions by the nearest training photograph and by consensus, with the preset's vision tower."""
     from shared.config import load_preset
@@ -152,7 +161,9 @@ def _captions(args: argparse.Namespace, answerers: dict[str, Answerer], answers:
         captions[name] = {p.file: text for p, text in zip(photos, said, strict=True)}
     if args.neighbours:
         training = read_captions(args.neighbours)
-        captions |= neighbour_captions(photos, pictures, training, args.neighbour_images, args.cache, args.preset)
+        captions |= neighbour_captions(
+            photos, pictures, training, args.neighbour_images, args.cache, args.preset
+        )
     answers["captions"] = captions
     results = evaluate_captions(photos, captions)
     said, others = human_captions(photos)
@@ -183,7 +194,8 @@ def _retention(args: argparse.Namespace, answerer: Answerer, answers: dict) -> d
     tuned = answerer([(q, None) for q, _ in RETENTION_QUESTIONS])
     base = _base_answers(args)
     answers["retention"] = [
-        {"question": q, "base": b, "model": t} for (q, _), b, t in zip(RETENTION_QUESTIONS, base, tuned, strict=True)
+        {"question": q, "base": b, "model": t}
+        for (q, _), b, t in zip(RETENTION_QUESTIONS, base, tuned, strict=True)
     ]
     return evaluate_retention(tuned, base)
 
@@ -192,27 +204,43 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
     who = parser.add_mutually_exclusive_group()
     who.add_argument("--checkpoint", default="embedded", help="preset with weights or checkpoint directory")
-    who.add_argument("--url", help="a running service, such as http://127.0.0.1:8000, instead of a checkpoint")
+    who.add_argument(
+        "--url", help="a running service, such as http://127.0.0.1:8000, instead of a checkpoint"
+    )
     who.add_argument("--baselines", action="store_true", help="no model: the baselines alone")
     what = parser.add_argument_group("what is asked")
-    what.add_argument("--captions", type=Path, metavar="TSV", help="lines of file<TAB>caption: score captions")
-    what.add_argument("--annotations", type=Path, nargs="+", default=[], metavar="JSON", help="LLaVA records to ask")
+    what.add_argument(
+        "--captions", type=Path, metavar="TSV", help="lines of file<TAB>caption: score captions"
+    )
+    what.add_argument(
+        "--annotations", type=Path, nargs="+", default=[], metavar="JSON", help="LLaVA records to ask"
+    )
     what.add_argument("--images", type=Path, nargs="+", default=[], metavar="DIR", help="searched in order")
     what.add_argument("--retention", action="store_true", help="ask the held-out plain-text questions, too")
     what.add_argument("--limit", type=int, metavar="N", help="only the first N photographs and N questions")
     beside = parser.add_argument_group("what the model is compared with")
-    beside.add_argument("--neighbours", type=Path, metavar="TSV", help="training captions: 1-NN and consensus")
+    beside.add_argument(
+        "--neighbours", type=Path, metavar="TSV", help="training captions: 1-NN and consensus"
+    )
     beside.add_argument("--neighbour-images", type=Path, metavar="DIR", help="default: the first of --images")
-    beside.add_argument("--training", type=Path, nargs="+", default=[], metavar="JSON", help="records of the guesses")
-    beside.add_argument("--blind", action="store_true", help="the model with mean features (with --checkpoint)")
+    beside.add_argument(
+        "--training", type=Path, nargs="+", default=[], metavar="JSON", help="records of the guesses"
+    )
+    beside.add_argument(
+        "--blind", action="store_true", help="the model with mean features (with --checkpoint)"
+    )
     how = parser.add_argument_group("how")
-    how.add_argument("--preset", default="embedded", help="vision tower of the neighbours, base of the retention")
+    how.add_argument(
+        "--preset", default="embedded", help="vision tower of the neighbours, base of the retention"
+    )
     how.add_argument("--cache", type=Path, metavar="DIR", help="vision features (default: beside --out)")
     how.add_argument("--batch-size", type=int, default=32, metavar="N")
     how.add_argument("--concurrency", type=int, default=16, metavar="N", help="requests at once, with --url")
     how.add_argument("--dtype", default="auto")
     how.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, required=True, metavar="JSON", help="results; .png and .answers.json beside")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="JSON", help="results; .png and .answers.json beside"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

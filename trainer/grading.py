@@ -12,7 +12,16 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-_NUMBERS = {"0": "zero", "1": "one", "2": "two", "3": "three", "4": "four", "5": "five", "6": "six", "7": "seven"}
+_NUMBERS = {
+    "0": "zero",
+    "1": "one",
+    "2": "two",
+    "3": "three",
+    "4": "four",
+    "5": "five",
+    "6": "six",
+    "7": "seven",
+}
 _SAME = {
     "grey": "gray",
     "nobody": "no-one",
@@ -84,7 +93,9 @@ def normalize(text: str) -> list[str]:
 def contains(words: Sequence[str], phrase: Sequence[str]) -> bool:
     """Whether `phrase` stands in `words`, a final plural s aside."""
     stems, wanted = [w.rstrip("s") for w in words], [w.rstrip("s") for w in phrase]
-    return bool(wanted) and any(stems[i : i + len(wanted)] == wanted for i in range(len(stems) - len(wanted) + 1))
+    return bool(wanted) and any(
+        stems[i : i + len(wanted)] == wanted for i in range(len(stems) - len(wanted) + 1)
+    )
 
 
 def is_right(question: Question, reply: str) -> bool:
@@ -98,7 +109,9 @@ def is_right(question: Question, reply: str) -> bool:
     if vocabulary is None:
         return any(contains(words[:_OPENING], normalize(a)) for a in question.accepted)
     named = {w for w in words if w in vocabulary}
-    return any(named == {w for w in normalize(a) if w in vocabulary} for a in question.accepted) and bool(named)
+    return any(named == {w for w in normalize(a) if w in vocabulary} for a in question.accepted) and bool(
+        named
+    )
 
 
 def keywords_right(reply: str, keywords: Sequence[str]) -> bool:

@@ -73,7 +73,12 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
         bleu += (said[key][0], truth[key])
     counts = np.array(
         [
-            (c["testlen"], min((abs(r - c["testlen"]), r) for r in c["reflen"])[1], *c["correct"], *c["guess"])
+            (
+                c["testlen"],
+                min((abs(r - c["testlen"]), r) for r in c["reflen"])[1],
+                *c["correct"],
+                *c["guess"],
+            )
             for c in bleu.ctest
         ],
         dtype=np.float64,
@@ -98,7 +103,12 @@ def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(
-    scores: CaptionScores, metric: str, *, against: CaptionScores | None = None, samples: int = 2000, seed: int = 0
+    scores: CaptionScores,
+    metric: str,
+    *,
+    against: CaptionScores | None = None,
+    samples: int = 2000,
+    seed: int = 0,
 ) -> Interval:
     """95 % interval of CIDEr, METEOR, ROUGE_L or Bleu_4 over resampled images.
 

@@ -55,7 +55,10 @@ def _question_table(kinds: dict) -> str:
     names = _names(next(iter(kinds.values())))
     rows = [("questions", "number", *names)]
     for kind, found in kinds.items():
-        cells = (f"{100 * a['value']:.1f} ({100 * a['low']:.0f}..{100 * a['high']:.0f})" for a in map(found.get, names))
+        cells = (
+            f"{100 * a['value']:.1f} ({100 * a['low']:.0f}..{100 * a['high']:.0f})"
+            for a in map(found.get, names)
+        )
         rows.append((kind, str(found["questions"]), *cells))
     return _aligned(rows)
 
@@ -72,7 +75,10 @@ def _retention_line(retention: dict) -> str:
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w)
+            for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in rows
     )
 
@@ -90,12 +96,23 @@ def draw(results: dict, path: Path) -> None:
         return
     widths = [w for w, shown in zip((3, 7), wanted, strict=True) if shown]
     figure, axes = pyplot.subplots(
-        1, len(widths), figsize=(1.3 * sum(widths) + 1, 4), width_ratios=widths, squeeze=False, layout="constrained"
+        1,
+        len(widths),
+        figsize=(1.3 * sum(widths) + 1, 4),
+        width_ratios=widths,
+        squeeze=False,
+        layout="constrained",
     )
     remaining = list(axes[0])
     if captions:
         axis, names = remaining.pop(0), _names(captions)
-        _bars(axis, range(len(names)), [captions[n]["intervals"]["CIDEr"] for n in names], 0.7, [_colour(n) for n in names])
+        _bars(
+            axis,
+            range(len(names)),
+            [captions[n]["intervals"]["CIDEr"] for n in names],
+            0.7,
+            [_colour(n) for n in names],
+        )
         axis.set_xticks(range(len(names)), names, rotation=30)
         axis.set_title("captions: CIDEr")
     if kinds:
@@ -103,7 +120,15 @@ def draw(results: dict, path: Path) -> None:
         width = 0.8 / max(1, len(names))
         for i, name in enumerate(names):
             at = [k + (i - (len(names) - 1) / 2) * width for k in range(len(kinds))]
-            _bars(axis, at, [found[name] for found in kinds.values()], width, _colour(name), label=name, scale=100)
+            _bars(
+                axis,
+                at,
+                [found[name] for found in kinds.values()],
+                width,
+                _colour(name),
+                label=name,
+                scale=100,
+            )
         axis.set_xticks(range(len(kinds)), list(kinds), rotation=30)
         axis.set_ylim(0, 100)
         axis.set_title("questions: per cent right")
@@ -116,9 +141,13 @@ def _colour(name: str) -> str:
     return _COLOURS.get(name, "#ff7f0e")
 
 
-def _bars(axis, at, intervals: list[dict], width: float, colour, *, label: str | None = None, scale: float = 1) -> None:
+def _bars(
+    axis, at, intervals: list[dict], width: float, colour, *, label: str | None = None, scale: float = 1
+) -> None:
     """Bars at `at` with error bars from low to high."""
     values = [scale * i["value"] for i in intervals]
     below = [scale * max(0.0, i["value"] - i["low"]) for i in intervals]
     above = [scale * max(0.0, i["high"] - i["value"]) for i in intervals]
-    axis.bar(at, values, width, color=colour, label=label, yerr=(below, above), error_kw={"lw": 1, "capsize": 2})
+    axis.bar(
+        at, values, width, color=colour, label=label, yerr=(below, above), error_kw={"lw": 1, "capsize": 2}
+    )

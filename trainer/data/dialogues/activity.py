@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .captions import Photo
 from .facts import Fact, sentence
-from .lexicon import BOY, CHILD, DOG, FEMALE, GIRL, MALE, PEOPLE
+from .lexicon import BOY, CHILD, DOG, FEMALE, GIRL, MALE, PEOPLE, word_set
 
 VERBS: dict[str, str] = {
     "running": "run runs running ran races racing sprints sprinting bounding bounds jog jogging",
@@ -68,8 +68,9 @@ _WEAK = frozenset({"standing", "smiling", "posing", "playing", "carrying somethi
 _ACTORS: dict[str, frozenset[str]] = {
     "man": MALE, "woman": FEMALE, "boy": BOY, "girl": GIRL, "child": CHILD - BOY - GIRL,
 }  # fmt: skip
-_SEVERAL = frozenset(
-    "two three four five several people men women boys girls children kids players team couple another group crowd".split()
+_SEVERAL = word_set(
+    """two three four five several people men women boys girls children kids players team couple another group
+    crowd"""
 )
 
 
@@ -79,7 +80,9 @@ def actor(photo: Photo) -> str | None:
     if dogs and people:
         return None
     if dogs >= 4:
-        several = photo.mentions(("dogs", "puppies", "greyhounds", "poodles", "two", "another", "other", "animals"))
+        several = photo.mentions(
+            ("dogs", "puppies", "greyhounds", "poodles", "two", "another", "other", "animals")
+        )
         return "dogs" if several >= 4 else "dog" if several == 0 else None
     if people < 4:
         return None

@@ -21,7 +21,13 @@ from .yesno import yesno_fact
 
 ANIMALS = ("bird", "cat", "dog", "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe")
 VEHICLES = ("bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat")
-_RENAMED = {"potted plant": "plant", "dining table": "table", "sports ball": "ball", "couch": "sofa", "tv": "television"}
+_RENAMED = {
+    "potted plant": "plant",
+    "dining table": "table",
+    "sports ball": "ball",
+    "couch": "sofa",
+    "tv": "television",
+}
 _PLURALS = {"person": "people", "knife": "knives", "bus": "buses", "sandwich": "sandwiches", "bench": "benches",
             "couch": "couches", "wine glass": "wine glasses", "sheep": "sheep", "skis": "skis", "scissors": "scissors",
             "toothbrush": "toothbrushes", "mouse": "mice", "broccoli": "", "hot dog": "hot dogs"}  # fmt: skip
@@ -64,11 +70,15 @@ def read_boxes(path: Path) -> list[BoxedPhoto]:
             boxes = tuple(Box(o["name"], *map(float, o["box_cxcywh"])) for o in record["objects"])
             photos.append(BoxedPhoto(record["image"], boxes))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'{path.name}, line {number}: expected {{"image", "objects"}} ({error})') from error
+            raise ValueError(
+                f'{path.name}, line {number}: expected {{"image", "objects"}} ({error})'
+            ) from error
     return photos
 
 
-def hold_out(photos: Sequence[BoxedPhoto], count: int, seed: int) -> tuple[list[BoxedPhoto], list[BoxedPhoto]]:
+def hold_out(
+    photos: Sequence[BoxedPhoto], count: int, seed: int
+) -> tuple[list[BoxedPhoto], list[BoxedPhoto]]:
     """(for training, held out for evaluation), the held-out ones drawn by seed."""
     held = set(seeded(seed, "coco held out").sample(sorted(p.file for p in photos), min(count, len(photos))))
     return [p for p in photos if p.file not in held], [p for p in photos if p.file in held]
@@ -79,7 +89,7 @@ def _say(name: str) -> str:
 
 
 def with_article(name: str) -> str:
-    """"a dog", "an oven", "broccoli"."""
+    """ "a dog", "an oven", "broccoli"."""
     if name in _NO_ARTICLE:
         return name
     return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"

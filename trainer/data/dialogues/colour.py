@@ -12,11 +12,16 @@ from collections.abc import Sequence
 
 from .captions import Photo
 from .facts import Fact, seeded, sentence
-from .lexicon import DOG
+from .lexicon import DOG, word_set
 
-COLOURS = {
-    c: c for c in "black white brown red blue yellow green orange pink purple gray tan".split()
-} | {"grey": "gray", "golden": "brown", "beige": "tan", "violet": "purple", "maroon": "red", "navy": "blue"}
+COLOURS = {c: c for c in "black white brown red blue yellow green orange pink purple gray tan".split()} | {
+    "grey": "gray",
+    "golden": "brown",
+    "beige": "tan",
+    "violet": "purple",
+    "maroon": "red",
+    "navy": "blue",
+}
 _FAMILY = {"tan": "brown"}
 
 NOUNS: dict[str, frozenset[str]] = {
@@ -49,19 +54,19 @@ NOUNS: dict[str, frozenset[str]] = {
     "flower": frozenset({"flower", "flowers"}),
     "collar": frozenset({"collar"}),
 }
-_SEVERAL = {
-    name: words | {w + "s" for w in words} for name, words in NOUNS.items()
-} | {"dog": DOG | {"dogs", "animals"}}
+_SEVERAL = {name: words | {w + "s" for w in words} for name, words in NOUNS.items()} | {
+    "dog": DOG | {"dogs", "animals"}
+}
 _GROUP = frozenset(
     "two three four five six several both many group people men women boys girls children kids players team "
     "couple another other others crowd".split()
 )
 _PLURAL = ("pants", "shorts")
-_BETWEEN = frozenset(
-    """long short sleeved striped plaid leather hooded winter life fluffy furry shaggy large small little big spotted
-    haired short-haired long-haired puffy baseball cowboy knit checkered polo tank bathing swim wet plastic soccer
-    tennis football race inflatable toy brick rubber bouncy squeaky lace denim colored mountain dirt ski straw
-    sleeveless floral wool button-down dress hoodie hard bike hunting soft fuzzy curly""".split()
+_BETWEEN = word_set(
+    """long short sleeved striped plaid leather hooded winter life fluffy furry shaggy large small little big
+    spotted haired short-haired long-haired puffy baseball cowboy knit checkered polo tank bathing swim wet
+    plastic soccer tennis football race inflatable toy brick rubber bouncy squeaky lace denim colored mountain
+    dirt ski straw sleeveless floral wool button-down dress hoodie hard bike hunting soft fuzzy curly"""
 )
 
 
@@ -108,7 +113,9 @@ def colour_facts(photos: Sequence[Photo]) -> list[Fact]:
             if "?" in family or (votes < total and (votes < 3 or total - votes > 1)):
                 continue
             worn = name not in ("dog", "horse", "cat", "bird")
-            several = photo.mentions(_GROUP) if worn else photo.mentions(_SEVERAL[name] - NOUNS[name] | _GROUP)
+            several = (
+                photo.mentions(_GROUP) if worn else photo.mentions(_SEVERAL[name] - NOUNS[name] | _GROUP)
+            )
             if several and (votes < 2 or not worn):
                 continue
             answer = max((c for c in colours if _family(c) == family), key=lambda c: (colours[c], c))
@@ -117,7 +124,7 @@ def colour_facts(photos: Sequence[Photo]) -> list[Fact]:
 
 
 def colour_yesno_facts(facts: Sequence[Fact], seed: int) -> list[Fact]:
-    """"Is the dog black?" from colour facts: for each noun and plain colour as many yes as no."""
+    """ "Is the dog black?" from colour facts: for each noun and plain colour as many yes as no."""
     by_noun: dict[str, list[Fact]] = defaultdict(list)
     for fact in facts:
         by_noun[fact.topic.partition(":")[2]].append(fact)
@@ -135,7 +142,9 @@ def colour_yesno_facts(facts: Sequence[Fact], seed: int) -> list[Fact]:
                 long = f"Yes, the {name} {be} {colour}." if present else f"No, the {name} {be} {fact.answer}."
                 answer = "yes" if present else "no"
                 topic = f"colour_yesno:{name} {colour}"
-                made.append(Fact(fact.image, "colour_yesno", topic, answer, questions, sentence(answer), (long,)))
+                made.append(
+                    Fact(fact.image, "colour_yesno", topic, answer, questions, sentence(answer), (long,))
+                )
     return made
 
 
@@ -144,7 +153,11 @@ def _fact(image: str, name: str, answer: str, family: str) -> Fact:
     questions = tuple(
         form.format(word=word, be=be, name=name)
         for word in ("color", "colour")
-        for form in ("What {word} {be} the {name}?", "Which {word} {be} the {name}?", "Tell me the {word} of the {name}.")
+        for form in (
+            "What {word} {be} the {name}?",
+            "Which {word} {be} the {name}?",
+            "Tell me the {word} of the {name}.",
+        )
     )
     accepted = (family, answer.replace("gray", "grey"), *(("tan", "brown") if family == "brown" else ()))
     sentences = (f"The {name} {be} {answer}.",)

@@ -12,10 +12,13 @@ from collections.abc import Sequence
 
 from .captions import Photo
 from .facts import Fact, sentence
+from .lexicon import word_set
 
 NUMBERS = {"two": 2, "three": 3, "four": 4, "five": 5, "2": 2, "3": 3, "4": 4, "5": 5}
 NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five")
-_ONE = frozenset({"a", "an", "one", "the", "another", "this", "lone", "single", "his", "her", "their", "1", "other"})
+_ONE = frozenset(
+    {"a", "an", "one", "the", "another", "this", "lone", "single", "his", "her", "their", "1", "other"}
+)
 
 _PLURALS = {
     "men": "man", "women": "woman", "boys": "boy", "girls": "girl", "children": "child", "kids": "kid",
@@ -40,10 +43,10 @@ CLASSES: dict[str, tuple[str, frozenset[str]]] = {
     "children": ("child", frozenset({"child", "kid", "boy", "girl", "toddler", "baby"})),
     "horses": ("horse", frozenset({"horse"})),
 }
-_UNCOUNTED = frozenset(
+_UNCOUNTED = word_set(
     """group crowd several many some team family other others couple each both pack bunch lots everyone band
-    spectators audience owner onlookers fans friends dogs' six seven eight nine ten dozen adult mother
-    father mom dad parent parents brother sister twins pair they""".split()
+    spectators audience owner onlookers fans friends dogs' six seven eight nine ten dozen adult mother father
+    mom dad parent parents brother sister twins pair they"""
 )
 
 

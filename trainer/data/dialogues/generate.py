@@ -75,7 +75,9 @@ def caption_facts(photos: Sequence[Photo], split: Split, seed: int) -> list[Fact
     return balanced + yesno + colour_yesno_facts(colours, seed)
 
 
-def box_facts(photos: Sequence[BoxedPhoto], crops: Sequence[BoxedPhoto], split: Split, seed: int) -> list[Fact]:
+def box_facts(
+    photos: Sequence[BoxedPhoto], crops: Sequence[BoxedPhoto], split: Split, seed: int
+) -> list[Fact]:
     """Balanced facts of every kind that boxes give, but for sides."""
     shown = [*photos, *crops]
     facts = box_yesno_facts(shown, seed, per_answer=split.yesno_per_noun // 4)
@@ -91,7 +93,9 @@ def limit_kinds(facts: Sequence[Fact], split: Split, seed: int) -> list[Fact]:
     for (kind, answer), group in groups.items():
         limit = split.yesno if kind == "yesno" else split.other
         most = limit and limit // (2 if answer else 1)
-        kept += seeded(seed, "limit", kind, answer).sample(group, most) if most and len(group) > most else group
+        kept += (
+            seeded(seed, "limit", kind, answer).sample(group, most) if most and len(group) > most else group
+        )
     return kept
 
 
@@ -165,7 +169,9 @@ def generate(
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of the verb."""
-    parser.add_argument("--captions", type=Path, required=True, metavar="TSV", help="lines of file<TAB>caption")
+    parser.add_argument(
+        "--captions", type=Path, required=True, metavar="TSV", help="lines of file<TAB>caption"
+    )
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the captioned photographs")
     parser.add_argument("--boxes", type=Path, metavar="JSONL", help="object boxes of other photographs")
     parser.add_argument("--box-images", type=Path, metavar="DIR", help="the boxed photographs")
@@ -201,6 +207,8 @@ def run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse `argv` and run."""
-    parser = argparse.ArgumentParser(prog="python -m trainer dialogues", description="Make dialogues by rules.")
+    parser = argparse.ArgumentParser(
+        prog="python -m trainer dialogues", description="Make dialogues by rules."
+    )
     add_arguments(parser)
     return run(parser.parse_args(argv))

@@ -19,32 +19,37 @@ class Noun:
     doubt: frozenset[str] = frozenset()
 
 
+def word_set(text: str) -> frozenset[str]:
+    """The words of `text`."""
+    return frozenset(text.split())
+
+
 def _noun(phrase: str, words: str, doubt: str = "") -> Noun:
     name = phrase.split(" ", 1)[1] if phrase.startswith(("a ", "an ")) else phrase
-    return Noun(name, phrase, frozenset(words.split()), frozenset(doubt.split()))
+    return Noun(name, phrase, word_set(words), word_set(doubt))
 
 
-MALE = frozenset("man men guy guys gentleman male males father dad groom businessman fisherman cowboy".split())
-FEMALE = frozenset("woman women lady ladies female females mother mom bride gal".split())
-BOY = frozenset("boy boys".split())
-GIRL = frozenset("girl girls".split())
-CHILD = frozenset("child children kid kids toddler toddlers baby babies infant infants".split())
-NEUTRAL = frozenset(
+MALE = word_set("man men guy guys gentleman male males father dad groom businessman fisherman cowboy")
+FEMALE = word_set("woman women lady ladies female females mother mom bride gal")
+BOY = word_set("boy boys")
+GIRL = word_set("girl girls")
+CHILD = word_set("child children kid kids toddler toddlers baby babies infant infants")
+NEUTRAL = word_set(
     """person people someone somebody player players rider riders biker bikers surfer surfers skier skiers
     snowboarder snowboarders skateboarder skateboarders swimmer swimmers climber climbers hiker hikers runner
     runners team crowd group couple family cyclist cyclists bicyclist bicyclists motorcyclist worker workers
-    performer dancer dancers adult adults teen teens teenager teenagers youth youths friend friends driver
-    racer racers soldier soldiers police officer officers skater skaters boarder kayaker artist musician band
-    wrestler gymnast individual individuals human humans they he she his her him owner audience spectators
-    pedestrian pedestrians student students persons lone others everyone hand hands arm legs
-    quarterback goalie batter pitcher referee cheerleader cheerleaders jogger joggers athlete athletes
-    shopper musicians singer tourists onlookers fan fans parent parents brother sister twins""".split()
+    performer dancer dancers adult adults teen teens teenager teenagers youth youths friend friends driver racer
+    racers soldier soldiers police officer officers skater skaters boarder kayaker artist musician band wrestler
+    gymnast individual individuals human humans they he she his her him owner audience spectators pedestrian
+    pedestrians student students persons lone others everyone hand hands arm legs quarterback goalie batter
+    pitcher referee cheerleader cheerleaders jogger joggers athlete athletes shopper musicians singer tourists
+    onlookers fan fans parent parents brother sister twins"""
 )
 PEOPLE = MALE | FEMALE | BOY | GIRL | CHILD | NEUTRAL
-DOG = frozenset(
+DOG = word_set(
     """dog dogs puppy puppies greyhound greyhounds poodle poodles terrier retriever labrador lab collie dalmatian
     beagle dachshund bulldog pug chihuahua canine canines doggy pup pups husky rottweiler doberman mutt hound
-    hounds boxer spaniel shepherd corgi""".split()
+    hounds boxer spaniel shepherd corgi"""
 )
 _WATERY = """lake ocean sea pool river swim swims swimming swimmer water wave waves beach pond stream surf surfer
 surfing surfs boat raft rafting kayak canoe splash splashes splashing fountain shore wet wading wades dive dives
@@ -149,4 +154,4 @@ YESNO_NOUNS: tuple[Noun, ...] = (
     _noun("food", "food eating eats eat pizza cake sandwich meal dinner lunch icecream fruit hotdog",
           "restaurant table kitchen snack cook cooking cooks grill bread candy cookie dessert plate bowl treat "
           "picnic drink chef bbq market vendor apple banana watermelon bite biting chewing mouth popcorn spoon"),
-)
+)  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from .captions import Photo
 from .facts import Fact, sentence
+from .lexicon import word_set
 from .things import Choice, choice_facts
 
 _PREPOSITIONS = {
@@ -40,16 +41,16 @@ PLACES = Choice(
     },
 )  # fmt: skip
 
-_INDOORS = frozenset(
+_INDOORS = word_set(
     """indoors indoor inside kitchen bedroom room couch sofa bed living restaurant bathroom carpet desk office
-    classroom hallway bathtub gym cafe museum mall library ceiling crib highchair studio""".split()
+    classroom hallway bathtub gym cafe museum mall library ceiling crib highchair studio"""
 )
-_OUTDOORS = frozenset(
+_OUTDOORS = word_set(
     """outdoors outdoor outside grass grassy beach snow snowy street mountain mountains field park forest woods sky
-    ocean lake river sidewalk road yard sand sandy trail cliff hill playground sea lawn desert backyard path trees
-    tree garden meadow pond stream dirt wave surfer skier snowboarder city""".split()
+    ocean lake river sidewalk road yard sand sandy trail cliff hill playground sea lawn desert backyard path
+    trees tree garden meadow pond stream dirt wave surfer skier snowboarder city"""
 )
-_PARTLY = frozenset("window indoor inside outside train car bus tent stadium doorway door porch".split())
+_PARTLY = word_set("window indoor inside outside train car bus tent stadium doorway door porch")
 
 
 def place_facts(photos: Sequence[Photo]) -> list[Fact]:
@@ -61,7 +62,11 @@ def place_facts(photos: Sequence[Photo]) -> list[Fact]:
         facts.append(replace(fact, short=sentence(where), sentences=sentences))
     for photo in photos:
         indoors, outdoors = photo.mentions(_INDOORS), photo.mentions(_OUTDOORS)
-        if max(indoors, outdoors) >= 2 and not (indoors and outdoors) and not photo.mentions(_PARTLY - _INDOORS - _OUTDOORS):
+        if (
+            max(indoors, outdoors) >= 2
+            and not (indoors and outdoors)
+            and not photo.mentions(_PARTLY - _INDOORS - _OUTDOORS)
+        ):
             facts.append(_indoors_fact(photo.file, "indoors" if indoors else "outdoors"))
     return facts
 

@@ -17,9 +17,11 @@ Oliver Twist|The Hobbit|Faust|Macbeth|Othello|Crime and Punishment|Wuthering Hei
 The Jungle Book|Alice's Adventures in Wonderland|Animal Farm|The Divine Comedy|Les Misérables|Brave New World"""
 
 TERMS = """gravity|photosynthesis|democracy|inflation|evaporation|a metaphor|a noun|an adjective|a verb|a volcano
-an earthquake|a tornado|the water cycle|a black hole|a comet|a galaxy|an atom|a molecule|DNA|a virus|bacteria|a vaccine
+an earthquake|a tornado|the water cycle|a black hole|a comet|a galaxy|an atom|a molecule|DNA|a virus|bacteria
+a vaccine
 an ecosystem|biodiversity|climate change|renewable energy|electricity|magnetism|friction|momentum|an algorithm
-a database|a computer virus|open source software|machine learning|a neural network|the internet|a web browser|encryption
+a database|a computer virus|open source software|machine learning|a neural network|the internet|a web browser
+encryption
 a budget|compound interest|a mortgage|supply and demand|a monopoly|the Renaissance|the Industrial Revolution
 the Cold War|a constitution|a republic|a sonnet|a haiku|a fable|a biography|a symphony|jazz|an opera|a fossil|a mammal
 a reptile|an amphibian|an insect|a prime number|a fraction|a triangle|a circle|the Pythagorean theorem|probability
@@ -56,50 +58,65 @@ koalas|pandas|camels|wolves|foxes|bears|horses|cows|sheep|cats|dogs|parrots|eagl
 
 OPPOSITES = """hot|big|happy|fast|light|early|strong|rich|full|clean|easy|loud|open|young|near|high|soft|brave
 begin|arrive|buy|win|remember|laugh|push"""
-SYNONYMS = "happy|sad|big|small|fast|smart|beautiful|angry|tired|brave|quiet|rich|old|strange|begin|help|look|walk"
+SYNONYMS = (
+    "happy|sad|big|small|fast|smart|beautiful|angry|tired|brave|quiet|rich|old|strange|begin|help|look|walk"
+)
 
 THINGS = """a hammer|a compass|a thermometer|a telescope|a microscope|a ladder|a map|a calendar|an umbrella|a blanket
 a candle|a pencil|a ruler|a calculator|a bridge|a lighthouse|a battery|a camera|a bicycle|a helmet|a rope|a whistle
 soap|salt|sugar|wood|cotton|wool|silk|rubber|plastic|copper|gold|coal|oil|flour"""
 
 LISTS = """fruits|vegetables|colors|planets|continents|oceans|musical instruments|sports|farm animals|wild animals
-birds|flowers|trees|countries in Europe|countries in Asia|countries in Africa|American states|languages|school subjects
+birds|flowers|trees|countries in Europe|countries in Asia|countries in Africa|American states|languages
+school subjects
 jobs|healthy snacks|board games|kitchen tools|pieces of furniture|types of weather|metals|programming languages
 ways to relax|things to take on a picnic|good habits|famous scientists|famous painters|famous composers|inventions"""
 
 PEOPLE = """Albert Einstein|Isaac Newton|Marie Curie|Charles Darwin|Galileo Galilei|Nikola Tesla|Ada Lovelace
-Alan Turing|Leonardo da Vinci|Vincent van Gogh|Pablo Picasso|Claude Monet|Wolfgang Amadeus Mozart|Johann Sebastian Bach
-Ludwig van Beethoven|Frédéric Chopin|Jane Austen|Charles Dickens|Mark Twain|Homer|Aristotle|Plato|Confucius|Julius Caesar
+Alan Turing|Leonardo da Vinci|Vincent van Gogh|Pablo Picasso|Claude Monet|Wolfgang Amadeus Mozart
+Johann Sebastian Bach
+Ludwig van Beethoven|Frédéric Chopin|Jane Austen|Charles Dickens|Mark Twain|Homer|Aristotle|Plato|Confucius
+Julius Caesar
 Cleopatra|Napoleon Bonaparte|Abraham Lincoln|Nelson Mandela|Mahatma Gandhi|Martin Luther King Jr.|Rosa Parks
 Amelia Earhart|Neil Armstrong|Florence Nightingale|Louis Pasteur|Thomas Edison|Christopher Columbus|Marco Polo"""
 
-SINGLE_QUESTIONS = """Why is the sky blue?|Why do leaves change color in autumn?|Why do we dream?|Why is the sea salty?
+SINGLE_QUESTIONS = """Why is the sky blue?|Why do leaves change color in autumn?|Why do we dream?
+Why is the sea salty?
 Why do cats purr?|Why do birds migrate?|Why do we need sleep?|Why does ice float on water?|Why do we have seasons?
 Why is exercise good for you?|Why is it important to drink water?|How do airplanes fly?|How do fish breathe?
 How does a refrigerator work?|How does a microwave oven heat food?|How do plants make food?|How are rainbows formed?
 How do magnets work?|How does the heart work?|How do vaccines protect us?|How does a bicycle stay upright?
 How many months are in a year?|How many minutes are in an hour?|How many letters are in the English alphabet?
 How many sides does a triangle have?|How many sides does a square have?|What is the boiling point of water?
-What is the chemical formula for water?|What is the chemical symbol for oxygen?|What is the chemical symbol for silver?
+What is the chemical formula for water?|What is the chemical symbol for oxygen?
+What is the chemical symbol for silver?
 What is the longest river in Africa?|What is the largest desert in the world?|What is the smallest continent?
 What is the highest mountain in Africa?|What is the tallest animal in the world?|What is the fastest bird?
-Which planet is closest to the Sun?|Which planet has rings?|Which gas do humans breathe in?|Which season comes after winter?
+Which planet is closest to the Sun?|Which planet has rings?|Which gas do humans breathe in?
+Which season comes after winter?
 Which day comes after Monday?|Which month comes before May?|When did World War I begin?|When did the Titanic sink?
-When was the Declaration of Independence signed?|Who was the first woman to win a Nobel Prize?|Who invented the light bulb?
+When was the Declaration of Independence signed?|Who was the first woman to win a Nobel Prize?
+Who invented the light bulb?
 Who discovered penicillin?|Who painted The Starry Night?|Who composed The Four Seasons?|Where is the Colosseum?
 Where is the Statue of Liberty?|Where do polar bears live?|Where do kangaroos live?|What language is spoken in Mexico?
 What language is spoken in Austria?|What is the currency of the United States?|What is the currency of India?
-What do cows eat?|What do bees make?|What is a baby cat called?|What is a baby cow called?|What is a group of lions called?
-What is steel made of?|What is glass made of?|What is paper made from?|What is cheese made from?|What is bread made from?"""
+What do cows eat?|What do bees make?|What is a baby cat called?|What is a baby cow called?
+What is a group of lions called?
+What is steel made of?|What is glass made of?|What is paper made from?|What is cheese made from?
+What is bread made from?"""
 
-CHAT = """Hello!|Hi there.|Good morning!|Good evening.|How are you?|How are you doing today?|What is your name?|Who are you?
-What can you do?|Can you help me?|Are you a robot?|Do you like music?|Do you sleep?|Where do you live?|How old are you?
+CHAT = """Hello!|Hi there.|Good morning!|Good evening.|How are you?|How are you doing today?|What is your name?
+Who are you?
+What can you do?|Can you help me?|Are you a robot?|Do you like music?|Do you sleep?|Where do you live?
+How old are you?
 What is your favorite color?|What is your favorite food?|Tell me something interesting.|Tell me a joke.
 Tell me a joke about cats.|Tell me a riddle.|Tell me a fun fact.|I am bored. What should I do?|I feel sad today.
 I am happy today!|I cannot sleep.|I am learning English.|I am nervous about my exam tomorrow.|I lost my keys.
 I have a headache.|It is raining outside.|I would like to learn to paint.|I have a new puppy. Any advice?
-Thank you for your help!|Thanks, that was useful.|That is not right.|Can you explain that again?|Goodbye!|See you later.
-Have a nice day!|What time is it?|What day is it today?|What is the weather like?|Sing me a song.|Can you keep a secret?
+Thank you for your help!|Thanks, that was useful.|That is not right.|Can you explain that again?|Goodbye!
+See you later.
+Have a nice day!|What time is it?|What day is it today?|What is the weather like?|Sing me a song.
+Can you keep a secret?
 Give me some advice.|Motivate me.|Wish me luck!|Say something in Latin.|Do you know any poems?|What is love?
 What is the meaning of life?|Are you human?|Can you see?|Can you hear me?|Do you speak Spanish?|Who made you?"""
 
@@ -107,7 +124,8 @@ INSTRUCTIONS = """Write a short poem about the stars.|Write a haiku about snow.|
 Write a birthday message for a friend.|Write a thank-you note to a teacher.|Write a short email asking for a day off.
 Write an email to cancel a meeting.|Write an apology to a customer.|Write a slogan for a coffee shop.
 Write a title for a story about a lost dog.|Write a short dialogue between a cat and a mouse.
-Write a short advertisement for a bicycle.|Write a product review of a pair of shoes.|Write a message to invite friends to dinner.
+Write a short advertisement for a bicycle.|Write a product review of a pair of shoes.
+Write a message to invite friends to dinner.
 Write three questions for a job interview.|Write a tongue twister.|Write a Python function that adds two numbers.
 Write a Python function that reverses a string.|Write a Python loop that prints the numbers from 1 to 10.
 Write a SQL query that selects all users.|Write a hello world program in C.|Explain what a for loop is.
@@ -117,21 +135,29 @@ Explain why the moon changes shape.|Explain the difference between weather and c
 Explain the difference between a fruit and a vegetable.|Explain the difference between a virus and bacteria.
 Explain the difference between a frog and a toad.|Explain the difference between speed and velocity.
 Summarize the story of Cinderella.|Summarize the story of Little Red Riding Hood.|Summarize the story of Pinocchio.
-Summarize the plot of Hamlet.|Correct this sentence: She go to school every day.|Correct this sentence: He have two cat.
+Summarize the plot of Hamlet.|Correct this sentence: She go to school every day.
+Correct this sentence: He have two cat.
 Correct this sentence: I has went to the store.|Make this sentence polite: Give me the book.
-Make this sentence shorter: The weather today is really very nice and pleasant.|Rewrite in the past tense: I eat an apple.
+Make this sentence shorter: The weather today is really very nice and pleasant.
+Rewrite in the past tense: I eat an apple.
 Rewrite in the future tense: She sings a song.|Rewrite in the plural: The child has a toy.
 Complete the sentence: The early bird|Complete the sentence: Once upon a time|Complete the sentence: If I were rich,
-Continue the list: 2, 4, 6, 8|Continue the list: Monday, Tuesday, Wednesday|Put these words in order: apple, zebra, mango.
-Count from one to ten.|Count backwards from ten.|Say the alphabet.|Name the days of the week.|Name the months of the year.
-Name the four seasons.|Name the colors of the rainbow.|Give me a recipe for tomato soup.|Give me a recipe for banana bread.
-Give me a healthy breakfast idea.|Give me three tips for public speaking.|Give me a name for a cat.|Give me a name for a boat.
+Continue the list: 2, 4, 6, 8|Continue the list: Monday, Tuesday, Wednesday
+Put these words in order: apple, zebra, mango.
+Count from one to ten.|Count backwards from ten.|Say the alphabet.|Name the days of the week.
+Name the months of the year.
+Name the four seasons.|Name the colors of the rainbow.|Give me a recipe for tomato soup.
+Give me a recipe for banana bread.
+Give me a healthy breakfast idea.|Give me three tips for public speaking.|Give me a name for a cat.
+Give me a name for a boat.
 Suggest a movie for tonight.|Suggest a book for a child.|Suggest a gift for my mother.|Suggest a weekend activity.
 Plan a day in Rome.|Plan a birthday party.|Plan a week of dinners.|Describe a sunset.|Describe a forest in winter.
 Describe the taste of chocolate.|Describe a busy market.|Describe your perfect day."""
 
-YES_NO = """Is the Earth round?|Is the Sun a star?|Is a whale a fish?|Is a tomato a fruit?|Is water wet?|Can penguins fly?
-Can fish live out of water?|Do plants need sunlight?|Do spiders have six legs?|Is ice cold?|Is fire hot?|Is the moon a planet?
+YES_NO = """Is the Earth round?|Is the Sun a star?|Is a whale a fish?|Is a tomato a fruit?|Is water wet?
+Can penguins fly?
+Can fish live out of water?|Do plants need sunlight?|Do spiders have six legs?|Is ice cold?|Is fire hot?
+Is the moon a planet?
 Is Australia a continent?|Is Africa a country?|Is seven a prime number?|Is ten an odd number?|Do cats lay eggs?
 Do birds have feathers?|Is gold a metal?|Is coffee a drink?|Is winter warmer than summer?|Is a bat a bird?"""
 
@@ -171,9 +197,16 @@ def prompts() -> list[str]:
     made += [f"What are some popular {thing}?" for thing in _items(LISTS)[1::2]]
     made += [f"Who was {p}?" for p in _items(PEOPLE)]
     made += [f"Why is {p} famous?" for p in _items(PEOPLE)[::3]]
-    made += [f"What is {a} plus {b}?" for a, b in ((1, 2), (4, 5), (6, 3), (7, 8), (10, 5), (12, 9), (20, 15), (9, 9))]
-    made += [f"What is {a} minus {b}?" for a, b in ((5, 2), (9, 4), (10, 7), (15, 5), (20, 8), (8, 8), (30, 12))]
+    made += [
+        f"What is {a} plus {b}?"
+        for a, b in ((1, 2), (4, 5), (6, 3), (7, 8), (10, 5), (12, 9), (20, 15), (9, 9))
+    ]
+    made += [
+        f"What is {a} minus {b}?" for a, b in ((5, 2), (9, 4), (10, 7), (15, 5), (20, 8), (8, 8), (30, 12))
+    ]
     made += [f"What is {a} times {b}?" for a, b in ((2, 3), (3, 4), (5, 5), (6, 7), (8, 9), (10, 10), (4, 6))]
-    made += [f"What is {a} divided by {b}?" for a, b in ((6, 2), (9, 3), (20, 4), (100, 10), (18, 6), (42, 7))]
+    made += [
+        f"What is {a} divided by {b}?" for a, b in ((6, 2), (9, 3), (20, 4), (100, 10), (18, 6), (42, 7))
+    ]
     made += _items(SINGLE_QUESTIONS) + _items(CHAT) + _items(INSTRUCTIONS) + _items(YES_NO)
     return list(dict.fromkeys(made))

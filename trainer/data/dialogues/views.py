@@ -21,10 +21,14 @@ from .yesno import yesno_fact
 SIZE = 256  # pixels, height and width of a view
 _KEPT = 0.7  # share of a box that must lie within a crop for its object to count as shown
 _LOST = 0.1  # share below which it counts as absent
-_SCENES = frozenset({"snow", "water", "grass", "sand", "beach", "forest", "mountain", "food", "crowd of people"})
+_SCENES = frozenset(
+    {"snow", "water", "grass", "sand", "beach", "forest", "mountain", "food", "crowd of people"}
+)
 
 
-def crop_boxes(boxes: Sequence[Box], left: float, top: float, right: float, bottom: float) -> tuple[tuple[Box, ...], frozenset[str]]:
+def crop_boxes(
+    boxes: Sequence[Box], left: float, top: float, right: float, bottom: float
+) -> tuple[tuple[Box, ...], frozenset[str]]:
     """The boxes within a crop, in the crop's fractions, and the categories that it cuts through.
 
     The crop is given in fractions of the picture.
@@ -36,7 +40,15 @@ def crop_boxes(boxes: Sequence[Box], left: float, top: float, right: float, bott
         inside = max(0.0, x1 - x0) * max(0.0, y1 - y0) / max(box.area, 1e-9)
         if inside >= _KEPT:
             w, h = right - left, bottom - top
-            kept.append(Box(box.name, ((x0 + x1) / 2 - left) / w, ((y0 + y1) / 2 - top) / h, (x1 - x0) / w, (y1 - y0) / h))
+            kept.append(
+                Box(
+                    box.name,
+                    ((x0 + x1) / 2 - left) / w,
+                    ((y0 + y1) / 2 - top) / h,
+                    (x1 - x0) / w,
+                    (y1 - y0) / h,
+                )
+            )
         elif inside > _LOST:
             cut.add(box.name)
     return tuple(kept), frozenset(cut)
@@ -98,7 +110,11 @@ def plan_mosaics(photos: Sequence[Photo], seed: int, *, count: int, name: str = 
     rng = seeded(seed, "mosaics")
     shows = {n.name: [p for p in photos if p.mentions(n.words) >= 2] for n in YESNO_NOUNS}
     lacks = {n.name: [p for p in photos if not p.mentions(n.words | n.doubt)] for n in YESNO_NOUNS}
-    nouns = [n for n in YESNO_NOUNS if len(shows[n.name]) >= 5 and len(lacks[n.name]) >= 5 and n.name not in _SCENES]
+    nouns = [
+        n
+        for n in YESNO_NOUNS
+        if len(shows[n.name]) >= 5 and len(lacks[n.name]) >= 5 and n.name not in _SCENES
+    ]
     mosaics: list[Mosaic] = []
     while nouns and len(mosaics) < count:
         noun = nouns[len(mosaics) % len(nouns)]
@@ -117,14 +133,16 @@ def write_mosaic(mosaic: Mosaic, images: Path, out: Path) -> None:
 
 
 def _side(mosaic: Mosaic, noun: Noun) -> str | None:
-    """"left" or "right" where one half surely shows the noun and the other surely does not, else None."""
+    """ "left" or "right" where one half surely shows the noun and the other surely does not, else None."""
     for side, here, there in (("left", mosaic.left, mosaic.right), ("right", mosaic.right, mosaic.left)):
         if here.mentions(noun.words) >= 2 and not there.mentions(noun.words | noun.doubt):
             return side
     return None
 
 
-def mosaic_facts(mosaics: Sequence[Mosaic], seed: int, *, per_answer: int = 40) -> tuple[list[Fact], list[Fact]]:
+def mosaic_facts(
+    mosaics: Sequence[Mosaic], seed: int, *, per_answer: int = 40
+) -> tuple[list[Fact], list[Fact]]:
     """(sides, yes/no) of the nouns; yes and no are equally many for each noun, sides are not yet balanced."""
     sides, yesno = [], []
     for noun in YESNO_NOUNS:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .captions import Photo
 from .facts import Fact, sentence
-from .lexicon import BOY, CHILD, DOG, FEMALE, GIRL, MALE, PEOPLE
+from .lexicon import DOG, FEMALE, MALE, PEOPLE, word_set
 
 _GROUPS = {
     "a man": MALE - {"men", "guys", "males", "male", "father", "dad"},
@@ -20,12 +20,12 @@ _GROUPS = {
     "girls": frozenset({"girls"}),
     "a man and a woman": frozenset(),
 }
-_SINGULAR_NEUTRAL = frozenset(
+_SINGULAR_NEUTRAL = word_set(
     """person someone rider player skateboarder snowboarder surfer skier climber biker cyclist hiker swimmer runner
-    child kid toddler he she his her him hand hands arm legs motorcyclist bicyclist dancer performer artist driver
-    skater racer individual somebody boarder human teen teenager youth kayaker batter pitcher musician""".split()
+    child kid toddler he she his her him hand hands arm legs motorcyclist bicyclist dancer performer artist
+    driver skater racer individual somebody boarder human teen teenager youth kayaker batter pitcher musician"""
 )
-_PLURAL_NEUTRAL = frozenset("people children kids players they others friends persons adults teens youths".split())
+_PLURAL_NEUTRAL = word_set("people children kids players they others friends persons adults teens youths")
 
 
 def _answer(photo: Photo) -> str | None:
@@ -33,11 +33,31 @@ def _answer(photo: Photo) -> str | None:
     if not said:
         return "no one" if photo.mentions(DOG) >= 4 else None
     for answer, words in _GROUPS.items():
-        neutral = _SINGULAR_NEUTRAL if answer.startswith("a ") else _PLURAL_NEUTRAL | {"hands", "legs", "their"}
-        if photo.mentions(words) >= 3 and said <= words | neutral and not photo.mentions(("another", "other")):
+        neutral = (
+            _SINGULAR_NEUTRAL if answer.startswith("a ") else _PLURAL_NEUTRAL | {"hands", "legs", "their"}
+        )
+        if (
+            photo.mentions(words) >= 3
+            and said <= words | neutral
+            and not photo.mentions(("another", "other"))
+        ):
             return answer
     counted = [t for t in photo.token_lists if "man" in t and "woman" in t]
-    pair = {"man", "woman", "couple", "people", "two", "they", "lady", "his", "her", "he", "she", "hand", "hands"}
+    pair = {
+        "man",
+        "woman",
+        "couple",
+        "people",
+        "two",
+        "they",
+        "lady",
+        "his",
+        "her",
+        "he",
+        "she",
+        "hand",
+        "hands",
+    }
     return "a man and a woman" if len(counted) >= 3 and said <= pair else None
 
 
