@@ -22,7 +22,7 @@ from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
-from shared.config import PRESETS, ModelConfig, load_preset, preset_names
+from shared.config import PRESETS, ModelConfig, preset_names
 from shared.language import (
     Quantization,
     default_dtype,
@@ -50,7 +50,13 @@ def build_model(
     attn_implementation: str | None = None,
 ) -> MultimodalModel:
     """A model with its pretrained tower and language model, and an untrained float32 projector."""
-    dtype = default_dtype(device) if dtype == "auto" else getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    dtype = (
+        default_dtype(device)
+        if dtype == "auto"
+        else getattr(torch, dtype)
+        if isinstance(dtype, str)
+        else dtype
+    )
     tokenizer = load_tokenizer(config.language)
     language = load_language_model(
         config.language,
@@ -109,7 +115,9 @@ def checkpoint_folder(checkpoint: str | Path) -> Path:
         return folder
     folder = Path(checkpoint)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is neither a directory nor one of the presets {', '.join(preset_names())}")
+        raise CheckpointError(
+            f"{folder} is neither a directory nor one of the presets {', '.join(preset_names())}"
+        )
     return folder
 
 
@@ -126,7 +134,9 @@ def load_projector(model: MultimodalModel, folder: Path) -> None:
     try:
         model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
     except (RuntimeError, OSError) as error:
-        raise CheckpointError(f"projector.safetensors of {folder} does not fit its config.json: {error}") from error
+        raise CheckpointError(
+            f"projector.safetensors of {folder} does not fit its config.json: {error}"
+        ) from error
 
 
 def load_adapter(model: MultimodalModel, folder: Path, *, merge: bool, trainable: bool = False) -> None:
@@ -153,8 +163,12 @@ def save_checkpoint(model: MultimodalModel, folder: Path, *, dtype: torch.dtype 
 def write_model(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
     """Config, projector and adapter into an existing folder, without the manifest."""
     (folder / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n", "utf-8")
-    tensors = {name: tensor.detach().to("cpu", dtype) for name, tensor in model.projector.state_dict().items()}
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "projector.safetensors")
+    tensors = {
+        name: tensor.detach().to("cpu", dtype) for name, tensor in model.projector.state_dict().items()
+    }
+    save_file(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "projector.safetensors"
+    )
     if isinstance(model.language, PeftModel):
         model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty card
@@ -220,7 +234,9 @@ def verify(folder: Path) -> None:
         if not path.is_file():
             raise CheckpointError(f"{name} is missing from the checkpoint {folder}")
         if (size := path.stat().st_size) != expected["bytes"]:
-            raise CheckpointError(f"{name} of {folder} has {size} bytes instead of {expected['bytes']}: truncated?")
+            raise CheckpointError(
+                f"{name} of {folder} has {size} bytes instead of {expected['bytes']}: truncated?"
+            )
         if _sha256(path) != expected["sha256"]:
             raise CheckpointError(f"{name} of {folder} is not the file that was saved: its hash differs")
     for name in ("config.json", "projector.safetensors"):

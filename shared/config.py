@@ -27,16 +27,20 @@ class VisionConfig(Config):
     """The frozen vision tower and how an image is brought to its size."""
 
     tower: Literal["clip", "efficientnet_lite0", "efficientnet_lite2"] = "clip"
-    source: str = Field(description="Hub id, directory, or `package:NAME` for weights inside a Python package.")
+    source: str = Field(
+        description="Hub id, directory, or `package:NAME` for weights inside a Python package."
+    )
     revision: str | None = None
     image_size: int = Field(224, gt=0, description="Side of the square input in pixels.")
     fit: Literal["crop", "squash"] = Field(
-        "crop", description="crop: shorter side to size, centre kept (CLIP's own). squash: the whole image, aspect lost."
+        "crop",
+        description="crop: shorter side to size, centre kept (CLIP's own). squash: the whole image, aspect lost.",
     )
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
     layers: tuple[int, ...] = Field(
-        (), description="EfficientNet: stages 0-4 (strides 2-32) or 5 (conv_head) whose maps are concatenated."
+        (),
+        description="EfficientNet: stages 0-4 (strides 2-32) or 5 (conv_head) whose maps are concatenated.",
     )
     grid: int = Field(4, gt=0, description="EfficientNet: maps are average-pooled to grid x grid patches.")
 
@@ -53,7 +57,9 @@ class LanguageConfig(Config):
     source: str = Field(description="Hub id, directory, or `package:NAME` with `gguf_file` inside.")
     revision: str | None = None
     gguf_file: str | None = None
-    pad_token: str = Field(description="A token of its own: never the one that ends an answer. Added if unknown.")
+    pad_token: str = Field(
+        description="A token of its own: never the one that ends an answer. Added if unknown."
+    )
     lora_targets: tuple[str, ...] = Field(description="Names of the Linear modules that LoRA adapts.")
 
 

@@ -42,7 +42,11 @@ def default_dtype(device: str | torch.device = "cpu") -> torch.dtype:
     """bfloat16 where the hardware multiplies it, else float32. Never float16: Phi-2 overflows in it."""
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    return torch.bfloat16 if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16() else torch.float32
+    return (
+        torch.bfloat16
+        if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16()
+        else torch.float32
+    )
 
 
 def _has_bf16() -> bool:
@@ -82,7 +86,9 @@ def load_language_model(
             bnb_4bit_compute_dtype=dtype,
         )
     model = AutoModelForCausalLM.from_pretrained(
-        _plain_source(config), device_map={"": torch.device(device)}, **{k: v for k, v in options.items() if v}
+        _plain_source(config),
+        device_map={"": torch.device(device)},
+        **{k: v for k, v in options.items() if v},
     )
     return model.requires_grad_(False).eval()
 
@@ -96,16 +102,26 @@ def make_room_for_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def attach_lora(
-    model: PreTrainedModel, targets: tuple[str, ...], *, rank: int, alpha: int, dropout: float, checkpointing: bool
+    model: PreTrainedModel,
+    targets: tuple[str, ...],
+    *,
+    rank: int,
+    alpha: int,
+    dropout: float,
+    checkpointing: bool,
 ) -> PeftModel:
     """LoRA adapters (Hu et al. 2021) on every Linear named in `targets`.
 
     Raises:
         ValueError: a target names no Linear of this model, so it would silently train nothing.
     """
-    linears = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    linears = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
     if missing := sorted(set(targets) - linears):
-        raise ValueError(f"no Linear is called {', '.join(missing)}; this model has {', '.join(sorted(linears))}")
+        raise ValueError(
+            f"no Linear is called {', '.join(missing)}; this model has {', '.join(sorted(linears))}"
+        )
     if getattr(model, "is_loaded_in_4bit", False):
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     config = LoraConfig(
@@ -133,8 +149,12 @@ def _dequantised(gguf: Path) -> Path:
     packed = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32, quantization_config=GgufConfig(dequantize=True)
     )
-    config = type(packed.config)(**{k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"})
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)  # a GGUF-loaded model refuses to save
+    config = type(packed.config)(
+        **{k: v for k, v in packed.config.to_dict().items() if k != "quantization_config"}
+    )
+    model = AutoModelForCausalLM.from_config(
+        config, dtype=torch.bfloat16
+    )  # a GGUF-loaded model refuses to save
     model.load_state_dict(packed.state_dict())
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     folder.parent.mkdir(parents=True, exist_ok=True)

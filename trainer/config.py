@@ -1,0 +1,102 @@
+"""Settings of the trainer's verbs: one pydantic model each, read from TOML and overridden by flags."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Settings(BaseModel):
+    """Base: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class PrepareConfig(Settings):
+    """`prepare`: LLaVA records and images to clean, split training data."""
+
+    annotations: list[Path] = Field(min_length=1, description="LLaVA JSON or JSONL files.")
+    images: list[Path] = Field([], description="Folders searched in order for each record's image.")
+    out: Path = Field(description="Directory to write.")
+    preset: str = Field("embedded", description="Decides the image size.")
+    validation: float = Field(0.02, ge=0, lt=1, description="Share of images (and text records) held out.")
+    max_answer_chars: int = Field(4000, gt=0, description="Longer answers are dropped and counted.")
+    workers: int = Field(2, ge=1, description="Processes that check and resize images.")
+    seed: int = 0
+
+
+class TrainConfig(Settings):
+    """`pretrain` and `finetune`: one training run."""
+
+    data: Path = Field(description="Directory that `prepare` wrote.")
+    out: Path = Field(description="Run directory: checkpoints, logs, plots, the final model.")
+    preset: str = Field("embedded", description="Model preset; finetune takes it from --init.")
+    init: Path | None = Field(None, description="Checkpoint to start from.")
+    seed: int = 0
+
+    epochs: float = Field(1.0, gt=0, description="Passes over the data.")
+    max_steps: int | None = Field(
+        None, gt=0, description="Stop after this many optimizer steps, schedule included."
+    )
+    batch_size: int = Field(
+        8, gt=0, description="Rows (packs of dialogues about one image) per forward pass."
+    )
+    accumulation: int = Field(1, gt=0, description="Forward passes per optimizer step.")
+    max_tokens: int = Field(
+        384, gt=0, description="Tokens per row; a dialogue too long loses its oldest turns."
+    )
+    shares: dict[str, float] = Field(
+        {}, description="Share of each kind of record used per epoch, 0 to 1; default 1."
+    )
+    mirror: bool = Field(False, description="Mirror half of the images whose dialogues name no side.")
+
+    learning_rate: float = Field(1e-3, gt=0, description="Peak rate of the projector.")
+    adapter_learning_rate: float | None = Field(
+        None, gt=0, description="Peak rate of LoRA; default: learning_rate."
+    )
+    min_lr_ratio: float = Field(
+        0.05, ge=0, le=1, description="Last rate as a share of the peak (cosine schedule)."
+    )
+    warmup_ratio: float = Field(0.03, ge=0, lt=1, description="Share of the steps with rising rate.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    optimizer: Literal["adamw", "adamw8bit"] = Field(
+        "adamw", description="adamw8bit: bitsandbytes' paged 8-bit AdamW."
+    )
+    align: bool = Field(
+        True, description="Stage 1: start from the ridge solution features -> caption embeddings."
+    )
+
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    device: str = "auto"
+    quantization: Literal["none", "nf4"] = "none"
+    gradient_checkpointing: bool = False
+    lora_rank: int = Field(16, gt=0)
+    lora_alpha: float = Field(32, gt=0)
+    lora_dropout: float = Field(0.05, ge=0, lt=1)
+
+    checkpoint_every: int = Field(200, gt=0, description="Optimizer steps between checkpoints.")
+    keep_checkpoints: int = Field(2, gt=0)
+    validate_every: int = Field(200, gt=0, description="Optimizer steps between validations.")
+    validation_batches: int = Field(16, gt=0)
+    samples: int = Field(4, ge=0, description="Validation questions answered at each validation.")
+    log_every: int = Field(10, gt=0)
+    resume: bool = Field(False, description="Continue from the newest whole checkpoint in `out`.")
+
+
+def load_config(kind: type[Settings], file: Path | None, overrides: dict) -> Settings:
+    """Read TOML `file`, lay `overrides` over it, check everything.
+
+    Raises:
+        ValueError: the file is no TOML (pydantic's ValidationError is one, too).
+    """
+    values = {}
+    if file is not None:
+        try:
+            values = tomllib.loads(file.read_text("utf-8"))
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ValueError(f"{file}: {error}") from error
+    return kind.model_validate(values | overrides)

@@ -1,0 +1,95 @@
+"""Vision features of every image, computed once: the tower is frozen, so no step needs to run it again.
+
+A memory-mapped float16 array `[images, views, patches, width]` beside the prepared data; the name holds
+a hash of the vision configuration, so another tower gets another file. Computing stops and continues:
+the count of finished images is kept in the index.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+from tqdm import tqdm
+
+from shared.config import VisionConfig
+from shared.vision import VisionTower
+
+log = logging.getLogger(__name__)
+
+
+class FeatureCache:
+    """Read access by image name."""
+
+    def __init__(self, path: Path, names: list[str], shape: tuple[int, ...]):
+        self._array = np.memmap(path, dtype=np.float16, mode="r", shape=shape)
+        self._rows = {name: row for row, name in enumerate(names)}
+        self.views = shape[1]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+    def get(self, names: list[str], views: list[int] | None = None) -> Tensor:
+        """Features `[images, patches, width]`, float32; view 0 is the image, view 1 its mirror image."""
+        rows = [self._rows[name] for name in names]
+        return torch.from_numpy(self._array[rows, views or [0] * len(rows)].astype(np.float32))
+
+    def mean(self, limit: int = 1000) -> Tensor:
+        """The mean features `[patches, width]` of the first `limit` images: what a blind model sees."""
+        return torch.from_numpy(self._array[:limit, 0].mean(axis=0, dtype=np.float32))
+
+
+def build_features(
+    tower: VisionTower,
+    names: list[str],
+    images: Path,
+    folder: Path,
+    *,
+    mirror: bool = False,
+    batch_size: int = 32,
+) -> FeatureCache:
+    """Open the cache of `names` in `folder`, computing what it lacks."""
+    views = 2 if mirror else 1
+    stem = f"features-{_digest(tower.config, names, views)}"
+    path, index = folder / f"{stem}.f16", folder / f"{stem}.json"
+    shape = (len(names), views, tower.num_patches, tower.width)
+    done = json.loads(index.read_text())["done"] if index.is_file() and path.is_file() else 0
+    if done < len(names):
+        log.info("vision features of %d images into %s", len(names) - done, path.name)
+        array = np.memmap(path, dtype=np.float16, mode="r+" if done else "w+", shape=shape)
+        device = tower.mean.device
+        for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
+            loaded = [_open(images / name) for name in names[start : start + batch_size]]
+            if mirror:
+                loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
+            features = tower(tower.preprocess(loaded).to(device)).float().cpu().numpy()
+            if not np.isfinite(features).all():
+                raise ValueError(f"the vision tower gives non-finite features for images near {names[start]}")
+            array[start : start + batch_size] = features.reshape(-1, *shape[1:])
+            if (start // batch_size) % 20 == 19:
+                _write_index(array, index, start + batch_size)
+        _write_index(array, index, len(names))
+    return FeatureCache(path, names, shape)
+
+
+def _open(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        return image.convert("RGB")
+
+
+def _write_index(array: np.memmap, index: Path, done: int) -> None:
+    array.flush()
+    scratch = index.with_suffix(".partial")
+    scratch.write_text(json.dumps({"done": done, "shape": array.shape}))
+    scratch.rename(index)
+
+
+def _digest(config: VisionConfig, names: list[str], views: int) -> str:
+    parts = [config.model_dump_json(), str(views), *names]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]

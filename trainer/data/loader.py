@@ -1,0 +1,129 @@
+"""Batches of packs in an order that is a function of (seed, epoch): a position is all that resume needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from shared.model import MultimodalModel
+from shared.prompt import EncodedPrompt, PromptTooLong, drop_oldest_turns
+from trainer.data.packing import Pack, pack_dialogues
+from trainer.data.records import Record, parse_record, read_annotations
+
+log = logging.getLogger(__name__)
+
+TEXT_DIALOGUES_PER_ROW = 4
+_SIDES = re.compile(r"\b(left|right|clockwise|text|sign|letters?|words?|reads?|says)\b", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """An encoded record."""
+
+    record: Record
+    encoded: EncodedPrompt
+    mirrorable: bool
+
+
+class PackLoader:
+    """Encodes the records of a split once and deals them out in batches of packs.
+
+    Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles;
+    rows of like length go together (windows of 32 batches), so that little is padding.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        model: MultimodalModel,
+        *,
+        batch_size: int,
+        max_tokens: int,
+        shares: dict[str, float],
+        seed: int,
+    ):
+        self.batch_size, self.max_tokens, self.shares, self.seed = batch_size, max_tokens, shares, seed
+        self.dropped_turns = self.too_long = 0
+        self.dialogues = [
+            d for raw in read_annotations(path) if (d := self._encode(parse_record(raw), model))
+        ]
+        if not self.dialogues:
+            raise ValueError(f"{path} has no record that fits {max_tokens} tokens")
+        if self.dropped_turns or self.too_long:
+            log.warning(
+                "%s: %d old turns cut, %d records too long for %d tokens left out",
+                path.name, self.dropped_turns, self.too_long, max_tokens,
+            )  # fmt: skip
+        self._groups: dict[str, list[Dialogue]] = defaultdict(list)
+        self._texts = [d for d in self.dialogues if d.record.image is None]
+        for dialogue in self.dialogues:
+            if dialogue.record.image is not None:
+                self._groups[dialogue.record.image].append(dialogue)
+
+    def _encode(self, record: Record, model: MultimodalModel) -> Dialogue | None:
+        try:
+            messages, dropped = drop_oldest_turns(model.prompt, list(record.messages), self.max_tokens)
+        except PromptTooLong:
+            self.too_long += 1
+            return None
+        self.dropped_turns += dropped
+        text = " ".join(part for message in messages for part in message.content if isinstance(part, str))
+        return Dialogue(record, model.prompt.encode_dialogue(messages), not _SIDES.search(text))
+
+    @property
+    def images(self) -> list[str]:
+        """Names of all images, in file order."""
+        return list(self._groups)
+
+    def fingerprint(self) -> str:
+        """A hash of the data and everything that decides its order; a resumed run must see the same."""
+        digest = hashlib.sha256(
+            json.dumps([self.seed, self.batch_size, self.max_tokens, self.shares]).encode()
+        )
+        for dialogue in self.dialogues:
+            digest.update(str(dialogue.encoded.input_ids).encode())
+        return digest.hexdigest()[:16]
+
+    def packs(self, epoch: int) -> list[Pack]:
+        """All rows of an epoch, in random order."""
+        rng = random.Random(f"{self.seed}-{epoch}")
+        packs: list[Pack] = []
+        for image, group in self._groups.items():
+            packs += self._pack(image, self._draw(group, rng))
+        texts = self._draw(self._texts, rng)
+        for start in range(0, len(texts), TEXT_DIALOGUES_PER_ROW):
+            packs += self._pack(None, texts[start : start + TEXT_DIALOGUES_PER_ROW])
+        rng.shuffle(packs)
+        return packs
+
+    def _draw(self, dialogues: list[Dialogue], rng: random.Random) -> list[Dialogue]:
+        drawn = [d for d in dialogues if rng.random() < self.shares.get(d.record.kind, 1.0)]
+        rng.shuffle(drawn)
+        return drawn
+
+    def _pack(self, image: str | None, dialogues: list[Dialogue]) -> list[Pack]:
+        packs = pack_dialogues(image, [d.encoded for d in dialogues], self.max_tokens)
+        for pack in packs:
+            pack.mirrorable = image is not None and all(d.mirrorable for d in dialogues)
+        return packs
+
+    def batches(self, epoch: int) -> list[list[Pack]]:
+        """The epoch's batches in their order."""
+        packs = self.packs(epoch)
+        window = 32 * self.batch_size
+        batches: list[list[Pack]] = []
+        for start in range(0, len(packs), window):
+            rows = sorted(packs[start : start + window], key=len)
+            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        random.Random(f"{self.seed}-{epoch}-batches").shuffle(batches)
+        return batches
+
+    def __iter__(self) -> Iterator[list[Pack]]:
+        yield from self.batches(0)
