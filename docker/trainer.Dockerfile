@@ -27,9 +27,11 @@ COPY trainer trainer
 RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps .
 
 FROM ${PYTHON_IMAGE}
-# Java computes METEOR and tokenises captions for `evaluate`.
+# Java computes METEOR and tokenises captions for `evaluate`; its package wants to link a manual page,
+# and slim images have no folder for that.
 # hadolint ignore=DL3008
 RUN apt-get update && \
+    mkdir -p /usr/share/man/man1 && \
     apt-get install -y --no-install-recommends default-jre-headless && \
     rm -rf /var/lib/apt/lists/* && \
     useradd --uid 1000 --create-home --home-dir /cache app && \
