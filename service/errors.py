@@ -7,6 +7,7 @@ the message.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,17 +92,18 @@ def internal_error() -> ApiError:
 def from_validation(errors: list[Any]) -> ApiError:
     """pydantic's list of errors as one sentence a person understands, about the first of them."""
     first = errors[0]
-    where = ".".join(str(part) for part in first["loc"] if part not in ("body", "query", "path", "header"))
+    where = next(
+        (str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")), None
+    )
     if first["type"] == "extra_forbidden":
         return bad_request(f"Unknown field {where!r}.", param=where, code="unknown_field")
     if first["type"] == "missing":
-        return bad_request(f"The field {where!r} is required.", param=where or None, code="missing_field")
-    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+        return bad_request(f"The field {where!r} is required.", param=where, code="missing_field")
+    reason = re.sub(r"^(Value error,|Input|String|List|Value) ", "", first["msg"]).split(", unable to")[0]
     got = first.get("input")
     shown = f", not {str(got)[:80]!r}" if isinstance(got, str | int | float) else ""
-    return bad_request(
-        f"The field {where!r} {reason}{shown}." if where else f"{reason}.", param=where or None
-    )
+    what = f"The field {where!r}" if where else "The request"
+    return bad_request(f"{what} {reason}{shown}.", param=where)
 
 
 _MEDIA_STATUS = {"unsupported_media_type": 415, "too_large": 413}

@@ -16,6 +16,8 @@ from service.metrics import Metrics
 
 logger = logging.getLogger(__name__)
 
+PROBES = {"/live", "/ready", "/health", "/metrics"}
+"""Routes that are asked every few seconds, and so kept out of the log."""
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 
 
@@ -82,9 +84,9 @@ class MetricsMiddleware:
             route = getattr(scope.get("route"), "path", "unmatched")
             self._metrics.observe_request(route, status, seconds)
             request_id = scope.get("state", {}).get("request_id", "-")
-            logger.info(
-                "%s %s %d %.0f ms %s", scope["method"], scope["path"], status, seconds * 1000, request_id
-            )
+            level = logging.DEBUG if route in PROBES else logging.INFO
+            what = (scope["method"], scope["path"], status, seconds * 1000, request_id)
+            logger.log(level, "%s %s %d %.0f ms %s", *what)
 
 
 class BodyLimitMiddleware:

@@ -9,6 +9,7 @@ import logging
 from types import FrameType
 
 import uvicorn
+from transformers.utils import logging as transformers_logging
 
 from service.app import create_app
 from service.runtime import Runtime
@@ -34,7 +35,6 @@ class DrainingServer(uvicorn.Server):
         if self._drain_ends is not None:
             super().handle_exit(sig, frame)
             return
-        self._captured_signals.append(sig)
         self._runtime.drain()
         self._drain_ends = asyncio.get_running_loop().time() + self._drain_timeout
 
@@ -50,13 +50,14 @@ class DrainingServer(uvicorn.Server):
 
 def serve(settings: Settings) -> int:
     """Serves until a signal. Returns the exit code: 0, or 1 if the service could not start."""
+    transformers_logging.disable_progress_bar()
     app = create_app(settings)
     runtime: Runtime = app.state.runtime
     config = uvicorn.Config(
         app,
         host=settings.host,
         port=settings.port,
-        log_level=settings.log_level,
+        log_config=None,  # the root logger's format for all
         access_log=False,  # service.middleware logs one line a request, with its id
         timeout_graceful_shutdown=5,
     )

@@ -1,0 +1,133 @@
+"""The real service: `python -m service` in a process of its own, spoken to over a real socket."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+
+from shared.checkpoint import CheckpointError, build_model, checkpoint_folder, save_checkpoint
+from shared.config import load_preset
+
+START_SECONDS = 180
+
+
+class Service:
+    """A service process and a client for it.
+
+    Attributes:
+        url: where it listens.
+        client: talks to it.
+        process: the process.
+    """
+
+    def __init__(self, process: subprocess.Popen, log: Path) -> None:
+        self.process = process
+        self._log = log
+        self.url = self._wait(self._listening)
+        self.client = httpx.Client(base_url=self.url, timeout=120)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text(encoding="utf-8", errors="replace")
+
+    def wait_ready(self) -> None:
+        self._wait(lambda: self.client.get("/ready").status_code == 200)
+
+    def metric(self, name: str) -> float:
+        """The value of a metric, labels included in its name."""
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)
+        return float(found[1]) if found else 0.0
+
+    def stop(self) -> int:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+
+    def _listening(self) -> str | None:
+        found = re.search(r"Uvicorn running on (http://\S+)", self.log)
+        return found and found[1]
+
+    def _wait(self, condition: Callable):
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self.process.poll() is not None:
+                pytest.fail(f"the service ended with {self.process.returncode}:\n{self.log}")
+            if result := condition():
+                return result
+            time.sleep(0.1)
+        pytest.fail(f"the service did not start in {START_SECONDS} seconds:\n{self.log}")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """`embedded` where its trained weights ship; else the same model with an untrained projector."""
+    try:
+        checkpoint_folder("embedded")
+    except CheckpointError:
+        torch.manual_seed(0)
+        folder = tmp_path_factory.mktemp("untrained") / "embedded"
+        save_checkpoint(build_model(load_preset("embedded")), folder)
+        return str(folder)
+    return "embedded"
+
+
+@pytest.fixture(scope="session")
+def launch(repository: Path, tmp_path_factory: pytest.TempPathFactory):
+    """`with launch(*flags, checkpoint=...) as service`: a process that listens, and loads its model."""
+
+    @contextmanager
+    def start(*flags: str, checkpoint: str) -> Iterator[Service]:
+        log = tmp_path_factory.mktemp("service") / "log.txt"
+        command = [sys.executable, "-m", "service", "--port", "0", "--dtype", "float32"]
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [*command, "--checkpoint", checkpoint, *flags],
+                cwd=repository,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+        service = None
+        try:
+            service = Service(process, log)
+            yield service
+        finally:
+            if service is not None:
+                service.stop()
+            elif process.poll() is None:
+                process.kill()
+                process.wait()
+
+    return start
+
+
+@pytest.fixture(scope="session")
+def service(launch, checkpoint: str) -> Iterator[Service]:
+    """The service as it is, ready, in float32 so that answers do not depend on the batch."""
+    with launch(checkpoint=checkpoint) as running:
+        running.wait_ready()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def strict_service(launch, checkpoint: str) -> Iterator[Service]:
+    """A ready service with an API key, tight limits and no speech."""
+    flags = ["--api-key", "secret-1", "--max-upload-bytes", "200000", "--max-requests", "2"]
+    flags += ["--max-queue-tokens", "400", "--no-transcription.enabled", "--max-images", "2", "--no-page"]
+    flags += ["--request-timeout", "5", "--max-context-tokens", "300"]
+    with launch(*flags, checkpoint=checkpoint) as running:
+        running.wait_ready()
+        running.client.headers["Authorization"] = "Bearer secret-1"
+        yield running
