@@ -96,7 +96,7 @@ def with_article(name: str) -> str:
 
 
 def _noun(name: str) -> Noun:
-    return Noun(_say(name), with_article(_say(name)), frozenset())
+    return Noun(with_article(_say(name)))
 
 
 def box_yesno_facts(photos: Sequence[BoxedPhoto], seed: int, *, per_answer: int = 40) -> list[Fact]:
@@ -133,7 +133,7 @@ def box_object_facts(photos: Sequence[BoxedPhoto]) -> list[Fact]:
         for topic, names in (("animal", ANIMALS), ("vehicle", VEHICLES)):
             found = {b.name for b in photo.boxes if b.name in names} | {n for n in photo.cut if n in names}
             if len(found) == 1 and max((b.area for b in photo.boxes if b.name in found), default=0) >= 0.03:
-                facts.append(choice_fact(photo.file, choices[topic], with_article(found.pop()), (), "object"))
+                facts.append(choice_fact(photo.file, choices[topic], with_article(found.pop()), ()))
     return facts
 
 

@@ -37,7 +37,7 @@ from .colour import colour_facts, colour_yesno_facts
 from .count import count_facts
 from .describe import caption_records
 from .facts import Fact, answer_counts, cap, seeded, to_record
-from .place import place_facts
+from .indoors import indoors_facts
 from .things import choice_facts
 from .views import mosaic_facts, plan_mosaics, square_views, write_mosaic
 from .who import who_facts
@@ -69,7 +69,7 @@ SPLITS = {
 def caption_facts(photos: Sequence[Photo], split: Split, seed: int) -> list[Fact]:
     """Balanced facts of every kind that captions give."""
     colours = colour_facts(photos)
-    rules = (colours, choice_facts(photos), activity_facts(photos), place_facts(photos), who_facts(photos))
+    rules = (colours, choice_facts(photos), activity_facts(photos), indoors_facts(photos), who_facts(photos))
     balanced = [fact for facts in (*rules, count_facts(photos)) for fact in cap(facts, seed)]
     yesno = yesno_facts(photos, seed, per_answer=split.yesno_per_noun)
     return balanced + yesno + colour_yesno_facts(colours, seed)
