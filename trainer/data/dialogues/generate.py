@@ -6,7 +6,8 @@ something is absent. Everything drawn depends on the seed and the photograph alo
 the same files.
 
 Into --out go `records.json`, `report.json` (how many of each kind, topic and answer), `images/` (the boxed
-photographs used and the views made) and, with boxes, `held_out.json` (the photographs kept for evaluation).
+photographs used and the views made), with boxes `held_out.json` (the photographs kept for evaluation), and
+with --text `text.json` (plain-text dialogues answered by the base model).
 Records name their picture by file name: it lies in --images or in `images/`.
 """
 
@@ -38,6 +39,7 @@ from .count import count_facts
 from .describe import caption_records
 from .facts import Fact, answer_counts, cap, seeded, to_record
 from .indoors import indoors_facts
+from .text import base_model, text_records
 from .things import choice_facts
 from .views import mosaic_facts, plan_mosaics, square_views, write_mosaic
 from .who import who_facts
@@ -175,6 +177,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="the captioned photographs")
     parser.add_argument("--boxes", type=Path, metavar="JSONL", help="object boxes of other photographs")
     parser.add_argument("--box-images", type=Path, metavar="DIR", help="the boxed photographs")
+    parser.add_argument(
+        "--text", metavar="PRESET", help="also let this preset's base model answer plain prompts"
+    )
     parser.add_argument("--split", choices=sorted(SPLITS), default="train", help="default: train")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
@@ -195,13 +200,17 @@ def run(args: argparse.Namespace) -> int:
             split=args.split,
             seed=args.seed,
         )
+        if args.text:
+            text = text_records(base_model(args.text))
+            (args.out / "text.json").write_text(json.dumps(text, indent=1, ensure_ascii=False) + "\n")
+            report["kinds"]["text"] = len(text)
     except (OSError, ValueError) as error:
         print(f"dialogues: {error}", file=sys.stderr)
         return 2
     width = max(map(len, report["kinds"]))
     for kind, number in report["kinds"].items():
         print(f"{kind:<{width}}  {number:>7,}")
-    print(f"{'all':<{width}}  {report['records']:>7,}")
+    print(f"{'all':<{width}}  {sum(report['kinds'].values()):>7,}")
     return 0
 
 
