@@ -114,13 +114,13 @@ def test_target_size_decodes_smaller_but_large_enough(photo):
     assert np.abs(np.asarray(small.resize((64, 48), Image.Resampling.BOX), int) - whole).mean() < 2
 
 
-@pytest.mark.parametrize("size", [(50_000, 50_000), (9_000, 9_000)])
+@pytest.mark.parametrize("size", [(50_000, 50_000), (10_000, 9_000)])
 def test_a_huge_image_is_refused_before_memory_is_spent(size):
     tracemalloc.start()
     message = refused(decode_image, png_header_only(*size), "too_large")
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "50 megapixels" in message
+    assert f"{size[0]} x {size[1]} pixels; at most 50 megapixels" in message
     assert peak < 5_000_000
 
 
