@@ -6,7 +6,6 @@ bug) is turned into the same shape here. A bug's traceback goes to the log under
 the message.
 """
 
-import logging
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -24,8 +23,6 @@ from service.transcription import (
     UnsupportedLanguage,
 )
 from shared.media import MediaError
-
-logger = logging.getLogger(__name__)
 
 
 class ApiError(Exception):

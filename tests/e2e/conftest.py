@@ -16,7 +16,7 @@ import torch
 from shared.checkpoint import CheckpointError, build_model, checkpoint_folder, save_checkpoint
 from shared.config import load_preset
 
-START_SECONDS = 180
+START_SECONDS = 300
 
 
 class Service:
