@@ -91,14 +91,16 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> ModelConfig:
-    """The preset called `name`.
+    """The preset called `name`, or the one in a TOML file of your own, given by its path.
 
     Raises:
-        ValueError: no preset has that name.
+        ValueError: no preset has that name, or the file is no model configuration.
     """
-    path = PRESETS / f"{name}.toml"
-    if path.parent != PRESETS or not path.is_file():
-        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(preset_names())}")
+    path = Path(name) if name.endswith(".toml") else PRESETS / f"{name}.toml"
+    if not path.is_file() or (path.parent != PRESETS and not name.endswith(".toml")):
+        raise ValueError(
+            f"unknown preset {name!r}: choose one of {', '.join(preset_names())}, or give the path of a .toml file"
+        )
     return ModelConfig.model_validate(tomllib.loads(path.read_text("utf-8")))
 
 

@@ -1,10 +1,10 @@
-"""`python -m trainer`: OpenMP's idle threads must sleep, not spin, and that is decided before torch loads."""
+"""`python -m trainer`: see `trainer/cli.py` for the verbs."""
 
-import os
 import sys
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
+from shared.runtime import tune_process
+
+tune_process(keep_freed_memory=True)
 
 from trainer.cli import main
 

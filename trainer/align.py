@@ -46,8 +46,10 @@ def align_projector(model: MultimodalModel, loader: PackLoader, features: Featur
     gram.diagonal().add_(RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, x.T @ y).T
     linear, block = model.projector.linear, model.projector.block
-    linear.weight.copy_(weight)
-    linear.bias.copy_(-weight @ pooled.mean(0))
+    # The LayerNorm forgets the scale, Adam's steps do not: keep the weights as large as an untrained Linear's
+    scale = linear.weight.double().square().mean().sqrt() / weight.square().mean().sqrt()
+    linear.weight.copy_(scale * weight)
+    linear.bias.copy_(-scale * weight @ pooled.mean(0))
     block.norm.weight.copy_(embeddings.std(0))
     block.norm.bias.copy_(wanted.mean(0))
     block.down.weight.zero_()
