@@ -86,6 +86,11 @@ def internal_error() -> ApiError:
     )
 
 
+def client_gone() -> ApiError:
+    """nginx's 499, "client closed request": for log and metrics, since nobody is there to read it."""
+    return ApiError(499, "The client closed the connection.", code="client_gone")
+
+
 def from_validation(errors: list[Any]) -> ApiError:
     """pydantic's list of errors as one sentence a person understands, about the first of them."""
     first = errors[0]

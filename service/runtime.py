@@ -18,8 +18,8 @@ from service.engine.sequential import SequentialEngine
 from service.engine.vision import ImageEncoder
 from service.errors import ApiError
 from service.settings import Settings
-from service.transcription import Transcriber
-from shared.checkpoint import load_model
+from service.transcription import Transcriber, TranscriptionUnavailable
+from shared.checkpoint import CheckpointError, load_model
 from shared.model import MultimodalModel
 from shared.prompt import Message, question_content
 
@@ -104,7 +104,8 @@ class Runtime:
                     group.create_task(self.transcriber.start())
         except* Exception as failures:
             for failure in failures.exceptions:
-                logger.error("cannot start: %s", failure, exc_info=failure)
+                known = isinstance(failure, CheckpointError | TranscriptionUnavailable | FileNotFoundError)
+                logger.error("cannot start: %s", failure, exc_info=None if known else failure)
             self.failed = True
             self.on_failure()
         else:

@@ -62,6 +62,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
         env_nested_delimiter="__",
+        env_ignore_empty=True,
         extra="forbid",
         cli_prog_name="python -m service",
         cli_kebab_case=True,
@@ -91,6 +92,7 @@ class Settings(BaseSettings):
     threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves the choice to PyTorch.")
     api_key: SecretStr | None = Field(
         None,
+        min_length=1,
         description="If set, the model routes want `Authorization: Bearer <this key>`; the probes stay open.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(

@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from service.errors import ApiError
+from service.errors import ApiError, client_gone
 from service.runtime import Runtime
 
 Result = TypeVar("Result")
@@ -42,7 +42,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
     """Awaits `work`, and cancels it if the client goes away. The body must have been read before.
 
     Raises:
-        ApiError: 499 (nginx's "client closed request"), for the log; nobody is there to read it.
+        ApiError: 499, the client is gone.
     """
     task = asyncio.ensure_future(work)
     gone = asyncio.create_task(_disconnect(request))
@@ -50,7 +50,7 @@ async def while_connected(request: Request, work: Awaitable[Result]) -> Result:
         await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
         if task.done():
             return task.result()
-        raise ApiError(499, "The client closed the connection.", code="client_gone")
+        raise client_gone()
     finally:
         task.cancel()
         gone.cancel()

@@ -12,8 +12,9 @@ from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
-from service.errors import ApiError, bad_request, from_validation
+from service.errors import ApiError, bad_request, client_gone, from_validation
 
 Fields = TypeVar("Fields", bound=BaseModel)
 
@@ -37,6 +38,8 @@ async def read_form(
     total = sum(files.values())
     try:
         form = await request.form(max_files=total + 16, max_fields=64, max_part_size=max_text_bytes)
+    except ClientDisconnect:
+        raise client_gone() from None
     except HTTPException as error:
         raise bad_request(f"The form cannot be read: {error.detail}", code="invalid_form") from None
     try:

@@ -112,7 +112,8 @@ async def transcribe(request: Request, runtime: RuntimeDependency) -> Response:
     runtime.require_ready()
     settings = runtime.settings
     begin = asyncio.get_running_loop().time()
-    async with deadline(settings.request_timeout, since=begin):
+    patience = settings.request_timeout + settings.transcription.timeout
+    async with deadline(patience, since=begin):
         with runtime.admission.enter():
             fields, files = await read_form(
                 request, TranscribeFields, {"audio": 1}, max_text_bytes=settings.max_text_bytes

@@ -18,6 +18,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 
 from service.engine.cache import SlottedCache
 from service.engine.interface import (
@@ -66,7 +67,7 @@ class ContinuousEngine:
         self._cache = SlottedCache(config.num_hidden_layers, max_batch_size)
         self._images = images
         self._max_batch_size = max_batch_size
-        self._max_request_tokens = min(max_context_tokens, cache_tokens, model.context_length)
+        self._max_request_tokens = min(max_context_tokens, cache_tokens, stable_context(config))
         self._cache_tokens = cache_tokens
         self._chunk = prefill_chunk_tokens
         self._on_step = on_step
@@ -305,7 +306,16 @@ class ContinuousEngine:
             self._outbox.put(sequence.generation, EngineError("the engine failed at this request"))
 
 
-def uniform_window(config) -> int | None:
+def stable_context(config: PreTrainedConfig) -> int:
+    """Tokens over which position embeddings do not depend on the longest request of the batch: all that the
+    model was made for, but for LongRoPE (Phi-3's long variants) only those before it changes its factors."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") != "longrope":
+        return config.max_position_embeddings
+    return rope.get("original_max_position_embeddings") or config.original_max_position_embeddings
+
+
+def uniform_window(config: PreTrainedConfig) -> int | None:
     """The sliding window that all layers of a language model share, in tokens; None for full attention.
 
     Raises:
