@@ -199,6 +199,7 @@ class atomic_folder:
         write_manifest(self.scratch)
         for path in self.scratch.rglob("*"):
             if path.is_file():
+                path.chmod(self.scratch.stat().st_mode & 0o666)  # safetensors writes for its owner only
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
         old = self.folder.with_name(f".{self.folder.name}.old")

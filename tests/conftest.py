@@ -24,6 +24,8 @@ os.environ.update(
 import pytest
 from PIL import Image, ImageDraw
 
+pytest_plugins = ["tests.tiny"]
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY.parent / "shared" / "data"
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")

@@ -41,9 +41,7 @@ class TrainConfig(Settings):
     max_steps: int | None = Field(
         None, gt=0, description="Stop after this many optimizer steps, schedule included."
     )
-    batch_size: int = Field(
-        8, gt=0, description="Rows (packs of dialogues about one image) per forward pass."
-    )
+    batch_tokens: int = Field(1024, gt=0, description="Tokens per forward pass, padding included.")
     accumulation: int = Field(1, gt=0, description="Forward passes per optimizer step.")
     max_tokens: int = Field(
         384, gt=0, description="Tokens per row; a dialogue too long loses its oldest turns."

@@ -118,7 +118,7 @@ def _data(
         return PackLoader(
             config.data / f"{split}.jsonl",
             model,
-            batch_size=config.batch_size,
+            batch_tokens=config.batch_tokens,
             max_tokens=config.max_tokens,
             shares=config.shares,
             seed=config.seed,

@@ -31,9 +31,9 @@ def run(*args: object, expect: int = 0) -> str:
 
 def stage(verb: str, data: Path, out: Path, *more: object) -> list[object]:
     return [
-        verb, "--data", data, "--out", out, "--max-steps", 24, "--batch-size", 3, "--accumulation", 2, "--max-tokens",
-        128, "--checkpoint-every", 4, "--validate-every", 12, "--samples", 1, "--log-every", 1, "--lora-dropout", 0.1,
-        "--lora-rank", 4, "--learning-rate", 3e-3, "--dtype", "float32", "--mirror", *more,
+        verb, "--data", data, "--out", out, "--max-steps", 24, "--batch-tokens", 150, "--accumulation", 2,
+        "--max-tokens", 128, "--checkpoint-every", 4, "--validate-every", 12, "--samples", 1, "--log-every", 1,
+        "--lora-dropout", 0.1, "--lora-rank", 4, "--learning-rate", 3e-3, "--dtype", "float32", "--mirror", *more,
     ]  # fmt: skip
 
 
@@ -94,7 +94,11 @@ def test_killed_and_resumed_ends_in_the_same_bits(verb, prepared, runs, tiny_pre
     assert "resuming from step-" in said
     assert_same_tensors(out / "final", runs[verb] / "final")
     assert_same_tensors(out / "checkpoints" / "step-000024", runs[verb] / "checkpoints" / "step-000024")
-    steps = [row["step"] for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines()) if "loss" in row]
+    steps = [
+        row["step"]
+        for row in map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+        if "loss" in row
+    ]
     assert steps == list(range(1, 25))
 
 
@@ -141,7 +145,9 @@ def test_stage_1_trains_only_the_projector(runs, tiny_preset):
             assert torch.equal(old, new), f"{part}.{name} changed"
     assert not (runs["pretrain"] / "final" / "adapter").exists()
     fresh = before.projector.state_dict()
-    changed = [name for name, tensor in after.projector.state_dict().items() if not torch.equal(tensor, fresh[name])]
+    changed = [
+        name for name, tensor in after.projector.state_dict().items() if not torch.equal(tensor, fresh[name])
+    ]
     assert set(changed) == set(fresh)
 
 
@@ -154,7 +160,9 @@ def test_stage_2_trains_adapters_and_projector_and_stays_inside_the_frozen_base(
         else:
             assert torch.equal(tensor, base[name.replace(".base_layer", "")]), f"{name} changed"
     stage_1 = load_file(runs["pretrain"] / "final" / "projector.safetensors")
-    assert any(not torch.equal(stage_1[name], tensor) for name, tensor in tuned.projector.state_dict().items())
+    assert any(
+        not torch.equal(stage_1[name], tensor) for name, tensor in tuned.projector.state_dict().items()
+    )
 
 
 def test_the_loss_falls_and_everything_is_logged(runs):

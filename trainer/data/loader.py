@@ -8,7 +8,6 @@ import logging
 import random
 import re
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from trainer.data.records import Record, parse_record, read_annotations
 log = logging.getLogger(__name__)
 
 TEXT_DIALOGUES_PER_ROW = 4
+WINDOW = 256  # rows among which those of like length are put together
 _SIDES = re.compile(r"\b(left|right|clockwise|text|sign|letters?|words?|reads?|says)\b", re.IGNORECASE)
 
 
@@ -36,7 +36,7 @@ class PackLoader:
     """Encodes the records of a split once and deals them out in batches of packs.
 
     Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles;
-    rows of like length go together (windows of 32 batches), so that little is padding.
+    rows of like length go together, so that little is padding.
     """
 
     def __init__(
@@ -44,12 +44,12 @@ class PackLoader:
         path: Path,
         model: MultimodalModel,
         *,
-        batch_size: int,
+        batch_tokens: int,
         max_tokens: int,
         shares: dict[str, float],
         seed: int,
     ):
-        self.batch_size, self.max_tokens, self.shares, self.seed = batch_size, max_tokens, shares, seed
+        self.batch_tokens, self.max_tokens, self.shares, self.seed = batch_tokens, max_tokens, shares, seed
         self.dropped_turns = self.too_long = 0
         self.dialogues = [
             d for raw in read_annotations(path) if (d := self._encode(parse_record(raw), model))
@@ -85,7 +85,7 @@ class PackLoader:
     def fingerprint(self) -> str:
         """A hash of the data and everything that decides its order; a resumed run must see the same."""
         digest = hashlib.sha256(
-            json.dumps([self.seed, self.batch_size, self.max_tokens, self.shares]).encode()
+            json.dumps([self.seed, self.batch_tokens, self.max_tokens, self.shares]).encode()
         )
         for dialogue in self.dialogues:
             digest.update(str(dialogue.encoded.input_ids).encode())
@@ -115,15 +115,16 @@ class PackLoader:
         return packs
 
     def batches(self, epoch: int) -> list[list[Pack]]:
-        """The epoch's batches in their order."""
+        """The epoch's batches in their order, each of at most `batch_tokens` tokens with its padding."""
         packs = self.packs(epoch)
-        window = 32 * self.batch_size
         batches: list[list[Pack]] = []
-        for start in range(0, len(packs), window):
-            rows = sorted(packs[start : start + window], key=len)
-            batches += [rows[i : i + self.batch_size] for i in range(0, len(rows), self.batch_size)]
+        for start in range(0, len(packs), WINDOW):
+            rows: list[Pack] = []
+            for pack in sorted(packs[start : start + WINDOW], key=len):
+                if rows and (len(rows) + 1) * len(pack) > self.batch_tokens:
+                    batches.append(rows)
+                    rows = []
+                rows.append(pack)
+            batches.append(rows)
         random.Random(f"{self.seed}-{epoch}-batches").shuffle(batches)
         return batches
-
-    def __iter__(self) -> Iterator[list[Pack]]:
-        yield from self.batches(0)

@@ -1,4 +1,4 @@
-"""A tiny model on disk (random CLIP and language models, a tokenizer of its own) and real training data for it."""
+"""Fixtures: a tiny model on disk (random weights, a tokenizer of its own) and records to train it on."""
 
 import json
 from pathlib import Path
