@@ -101,13 +101,13 @@ def parse_record(raw: object) -> Record:
         raise RecordError("no answer")
     if any(message.role == "assistant" and not message.content for message in messages):
         raise RecordError("empty answer")
+    if any(message.role == "assistant" and message.num_images for message in messages):
+        raise RecordError("<image> in an answer")
     slots = sum(message.num_images for message in messages)
     if image is None and slots:
         raise RecordError("<image> without an image")
     if slots > 1:
         raise RecordError("more than one <image> for one image")
-    if any(message.role == "assistant" and message.num_images for message in messages):
-        raise RecordError("<image> in an answer")
     if image is not None and not slots:
         messages[first] = Message("user", (Image(), *messages[first].content))
     if any(message.role == "user" and not message.content for message in messages):

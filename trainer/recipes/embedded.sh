@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# The embedded model from photographs to packaged weights. Stopped at any moment, it continues where it was.
+#
+#   FLICKR8K=DIR COCO128=DIR trainer/recipes/embedded.sh
+#
+# FLICKR8K: images/, captions_train.tsv and captions_dev.tsv (file<TAB>caption), photographs at 224x224.
+# COCO128:  images/ and objects.jsonl (name, box_cxcywh).
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+: "${FLICKR8K:?set FLICKR8K to the folder with images/ and captions_train.tsv}"
+: "${COCO128:?set COCO128 to the folder with images/ and objects.jsonl}"
+RUNS=${RUNS:-runs/embedded}
+DATA=$RUNS/data
+trainer() { python -m trainer "$@"; }
+
+dialogues() { # SPLIT CAPTIONS [more]
+    local split=$1 captions=$2
+    shift 2
+    [ -f "$DATA/$split/report.json" ] || trainer dialogues --split "$split" --captions "$FLICKR8K/$captions" \
+        --images "$FLICKR8K/images" --boxes "$COCO128/objects.jsonl" --box-images "$COCO128/images" \
+        --out "$DATA/$split" --seed 0 "$@"
+}
+
+dialogues train captions_train.tsv --text embedded
+dialogues eval captions_dev.tsv
+[ -f "$DATA/prepared/report.json" ] || trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json" \
+    --images "$FLICKR8K/images" "$COCO128/images" "$DATA/train/images" --out "$DATA/prepared"
+[ -d "$RUNS/pretrain/final" ] || trainer pretrain --config trainer/recipes/embedded-pretrain.toml \
+    --data "$DATA/prepared" --out "$RUNS/pretrain" --resume
+[ -d "$RUNS/finetune/final" ] || trainer finetune --config trainer/recipes/embedded-finetune.toml \
+    --data "$DATA/prepared" --init "$RUNS/pretrain/final" --out "$RUNS/finetune" --resume
+trainer evaluate --checkpoint "$RUNS/finetune/final" --captions "$FLICKR8K/captions_dev.tsv" \
+    --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
+    --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
+echo "packaged with: cp -r $RUNS/finetune/final/. shared/presets/embedded/"
