@@ -122,6 +122,8 @@ def generate(
     boxes: Path | None = None,
     box_images: Path | None = None,
     split: str = "train",
+    mosaics: int | None = None,
+    crops: int | None = None,
     seed: int = 0,
 ) -> dict:
     """Make all dialogues of a split and write them to `out`; returns the report.
@@ -129,15 +131,17 @@ def generate(
     Raises ValueError for a malformed captions or boxes file, FileNotFoundError for a missing picture.
     """
     plan = SPLITS[split]
+    mosaics = plan.mosaics if mosaics is None else mosaics
+    crops = plan.crops if crops is None else crops
     folder = out / "images"
     folder.mkdir(parents=True, exist_ok=True)
     photos = read_captions(captions)
     facts = caption_facts(photos, plan, seed)
 
-    mosaics = plan_mosaics(photos, seed, count=plan.mosaics, name=f"mosaic-{split}")
-    for mosaic in mosaics:
+    pairs = plan_mosaics(photos, seed, count=mosaics, name=f"mosaic-{split}")
+    for mosaic in pairs:
         write_mosaic(mosaic, images, folder)
-    sides, yesno = mosaic_facts(mosaics, seed)
+    sides, yesno = mosaic_facts(pairs, seed)
     if not plan.evaluation:
         facts += yesno
 
@@ -146,9 +150,9 @@ def generate(
         used = held_out if plan.evaluation else train
         for photo in used:
             shutil.copyfile(box_images / photo.file, folder / photo.file)
-        crops = [v for p in used for v in square_views(p, box_images, folder, seed, count=plan.crops)]
-        facts += box_facts(used, crops, plan, seed)
-        sides += box_side_facts(crops)
+        views = [v for p in used for v in square_views(p, box_images, folder, seed, count=crops)]
+        facts += box_facts(used, views, plan, seed)
+        sides += box_side_facts(views)
         names = sorted(p.file for p in held_out)
         (out / "held_out.json").write_text(json.dumps(names, indent=1) + "\n")
 
@@ -181,6 +185,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--text", metavar="PRESET", help="also let this preset's base model answer plain prompts"
     )
     parser.add_argument("--split", choices=sorted(SPLITS), default="train", help="default: train")
+    parser.add_argument("--mosaics", type=int, metavar="N", help="pairs of photographs side by side")
+    parser.add_argument("--crops", type=int, metavar="N", help="square crops of each boxed photograph")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
 
@@ -198,6 +204,8 @@ def run(args: argparse.Namespace) -> int:
             boxes=args.boxes,
             box_images=args.box_images,
             split=args.split,
+            mosaics=args.mosaics,
+            crops=args.crops,
             seed=args.seed,
         )
         if args.text:
