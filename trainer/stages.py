@@ -41,7 +41,7 @@ def pretrain(config: TrainConfig) -> bool:
     if config.init is not None:
         load_projector(model, _verified(config.init))
     # 2. Data: packed dialogues and the frozen tower's features
-    train, validation, features = _data(config, model)
+    train, validation, features = _data(config, model, images_only=True)
     # 3. Stage 0: start where captions live
     if config.align and config.init is None and features is not None:
         explained = align_projector(model, train, features)
@@ -112,7 +112,7 @@ def _verified(init: Path) -> Path:
 
 
 def _data(
-    config: TrainConfig, model: MultimodalModel
+    config: TrainConfig, model: MultimodalModel, *, images_only: bool = False
 ) -> tuple[PackLoader, PackLoader | None, FeatureCache | None]:
     def loader(split: str) -> PackLoader:
         return PackLoader(
@@ -122,6 +122,7 @@ def _data(
             max_tokens=config.max_tokens,
             shares=config.shares,
             seed=config.seed,
+            images_only=images_only,
         )
 
     if not (config.data / "train.jsonl").is_file():

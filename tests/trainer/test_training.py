@@ -181,3 +181,13 @@ def test_finetune_without_a_start_and_unknown_settings_exit_2(prepared, tmp_path
     config.write_text("learning_rat = 1\n")
     said = run("pretrain", "--config", config, "--data", prepared, "--out", tmp_path, expect=2)
     assert "learning_rat" in said
+
+
+def test_qlora_trains_on_a_four_bit_base_and_loads_on_a_plain_one(prepared, runs, tmp_path):
+    args = stage("finetune", prepared, tmp_path / "q", "--init", runs["pretrain"] / "final", "--quantization", "nf4",
+                 "--gradient-checkpointing", "--optimizer", "adamw8bit")  # fmt: skip
+    run(*args)
+    rows = [json.loads(line) for line in (tmp_path / "q" / "metrics.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in rows if "loss" in row]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    assert load_model(tmp_path / "q" / "final", dtype="float32").config.name == "tiny-llama"

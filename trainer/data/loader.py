@@ -36,7 +36,8 @@ class PackLoader:
     """Encodes the records of a split once and deals them out in batches of packs.
 
     Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles;
-    rows of like length go together, so that little is padding.
+    rows of like length go together, so that little is padding. `images_only` leaves out plain text, from
+    which a projector learns nothing.
     """
 
     def __init__(
@@ -48,14 +49,16 @@ class PackLoader:
         max_tokens: int,
         shares: dict[str, float],
         seed: int,
+        images_only: bool = False,
     ):
         self.batch_tokens, self.max_tokens, self.shares, self.seed = batch_tokens, max_tokens, shares, seed
         self.dropped_turns = self.too_long = 0
-        self.dialogues = [
-            d for raw in read_annotations(path) if (d := self._encode(parse_record(raw), model))
-        ]
+        records = [parse_record(raw) for raw in read_annotations(path)]
+        used = [record for record in records if record.image is not None or not images_only]
+        self.dialogues = [dialogue for record in used if (dialogue := self._encode(record, model))]
         if not self.dialogues:
-            raise ValueError(f"{path} has no record that fits {max_tokens} tokens")
+            what = "record about an image" if images_only else "record"
+            raise ValueError(f"{path} has no {what} that fits {max_tokens} tokens")
         if self.dropped_turns or self.too_long:
             log.warning(
                 "%s: %d old turns cut, %d records too long for %d tokens left out",
