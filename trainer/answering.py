@@ -7,6 +7,7 @@ showing it the mean features of many photographs in place of each photograph's o
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,7 @@ class ServiceAnswerer:
     async def _all(self, items: Sequence[Item]) -> list[str]:
         import httpx
 
+        logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request otherwise
         slots = asyncio.Semaphore(self.concurrency)
         limits = httpx.Limits(max_connections=self.concurrency)
         progress = tqdm(total=len(items), desc="answers", unit="request")

@@ -175,7 +175,9 @@ def _captions(args: argparse.Namespace, answerers: dict[str, Answerer], answers:
 
 
 def _questions(args: argparse.Namespace, answerers: dict[str, Answerer], answers: dict) -> dict:
-    questions = [q for path in args.annotations for q in read_questions(_read_records(path))][: args.limit]
+    questions = [q for path in args.annotations for q in read_questions(_read_records(path))]
+    if args.limit:
+        questions = questions[:: max(1, len(questions) // args.limit)][: args.limit]
     items = [(q.text, find_picture(q.image, args.images) if q.image else None) for q in questions]
     replies: dict[str, Sequence[str]] = {name: answerer(items) for name, answerer in answerers.items()}
     if args.training:
@@ -217,7 +219,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument("--images", type=Path, nargs="+", default=[], metavar="DIR", help="searched in order")
     what.add_argument("--retention", action="store_true", help="ask the held-out plain-text questions, too")
-    what.add_argument("--limit", type=int, metavar="N", help="only the first N photographs and N questions")
+    what.add_argument("--limit", type=int, metavar="N", help="only N photographs and N questions")
     beside = parser.add_argument_group("what the model is compared with")
     beside.add_argument(
         "--neighbours", type=Path, metavar="TSV", help="training captions: 1-NN and consensus"
