@@ -18,6 +18,7 @@ os.environ.update(
     OMP_WAIT_POLICY="PASSIVE",
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
+    TORCHINDUCTOR_COMPILE_THREADS="1",
     WANDB_MODE="offline",
 )
 
