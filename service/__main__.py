@@ -1,17 +1,13 @@
 """`python -m service`: serve a checkpoint over HTTP until SIGTERM or Ctrl-C."""
 
 import logging
-import os
 import sys
-
-# Before torch loads OpenMP: threads that spin while they wait take the cores from whoever has work.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
 from service.settings import Settings
+from shared.runtime import tune_process
 
 
 def main() -> int:
@@ -26,7 +22,8 @@ def main() -> int:
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    from service.server import serve  # after --help, which needs no torch
+    tune_process(keep_freed_memory=False)
+    from service.server import serve  # torch comes with it
 
     return serve(settings)
 

@@ -1,9 +1,9 @@
 """The continuous engine's key/value cache: one slot a request, different lengths side by side.
 
-A transformers `Cache` whose layers hold `[slots, kv_heads, capacity, head_dim]` and grow in blocks. Before
-each forward pass `select` says which slots take part and at which positions each writes; a model's own
-attention then gets the selected keys and values from `update`. Running requests keep the first slots, so
-that a decode step reads a plain slice and copies nothing.
+A transformers `Cache` whose layers hold `[slots, kv_heads, capacity, head_dim]`, in memory that `reserve`
+grows within a budget when a request joins. Before each forward pass `select` says which slots take part and
+at which positions each writes; a model's own attention then gets the selected keys and values from `update`.
+Running requests keep the first slots, so that a decode step reads a plain slice and copies nothing.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 BLOCK = 256
-"""Tokens by which the capacity grows."""
+"""Tokens by which the capacity grows, where the budget allows."""
 
 
 @dataclass
@@ -51,7 +51,8 @@ class _SlottedLayer(CacheLayerMixin):
             for name in ("keys", "values"):
                 old = getattr(self, name)
                 new = self._allocate(old)
-                new[: old.shape[0], :, : old.shape[2]] = old
+                rows, tokens = min(slots, old.shape[0]), min(capacity, old.shape[2])
+                new[:rows, :, :tokens] = old[:rows, :, :tokens]
                 setattr(self, name, new)
 
     def update(self, key_states: Tensor, value_states: Tensor, *args, **kwargs) -> tuple[Tensor, Tensor]:
@@ -94,16 +95,32 @@ class SlottedCache(Cache):
     Args:
         num_layers: layers of the language model.
         max_slots: requests side by side at most.
+        max_tokens: slots times capacity at most.
     """
 
-    def __init__(self, num_layers: int, max_slots: int) -> None:
+    def __init__(self, num_layers: int, *, max_slots: int, max_tokens: int) -> None:
         super().__init__(layers=[_SlottedLayer() for _ in range(num_layers)])
-        self.max_slots = max_slots
+        self._max_slots = max_slots
+        self._max_tokens = max_tokens
         self.slots = 0
         self.capacity = 0
 
+    def reserve(self, slots: int, length: int) -> None:
+        """Make room for `slots` requests of up to `length` tokens; `slots * length` is within the budget."""
+        if slots <= self.slots and length <= self.capacity:
+            return
+        ahead = (min(self._max_slots, 2 * slots), -(-length // BLOCK) * BLOCK)
+        sizes = [
+            (max(self.slots, ahead[0]), max(self.capacity, ahead[1])),
+            (max(self.slots, slots), max(self.capacity, length)),
+        ]
+        fitting = (size for size in sizes if size[0] * size[1] <= self._max_tokens)
+        self.slots, self.capacity = next(fitting, (slots, length))
+        for layer in self.layers:
+            layer.resize(self.slots, self.capacity)
+
     def select(self, slots: list[int], positions: Tensor) -> int:
-        """Choose the slots of the next forward pass, growing the cache where it must.
+        """Choose the slots of the next forward pass.
 
         Args:
             slots: the slot of each row.
@@ -113,7 +130,6 @@ class SlottedCache(Cache):
             The tokens that attention will see: the length that the attention mask must have.
         """
         length = int(positions.max()) + 1
-        self._ensure(max(slots) + 1, length)
         index = torch.tensor(slots, device=positions.device)
         first = slots == list(range(len(slots)))
         selection = _Selection(index[:, None], positions, slice(0, len(slots)) if first else index, length)
@@ -121,21 +137,10 @@ class SlottedCache(Cache):
             layer.selection = selection
         return length
 
-    def _ensure(self, slots: int, length: int) -> None:
-        if slots <= self.slots and length <= self.capacity:
-            return
-        if slots > self.slots:
-            self.slots = min(self.max_slots, max(slots, 2 * self.slots))
-        if length > self.capacity:
-            self.capacity = -(-length // BLOCK) * BLOCK
-        for layer in self.layers:
-            layer.resize(self.slots, self.capacity)
-
     def move(self, source: int, target: int) -> None:
-        """Copy one slot over another; a slot beyond the memory holds nothing yet."""
-        if source < self.slots:
-            for layer in self.layers:
-                layer.move(source, target)
+        """Copy one slot over another."""
+        for layer in self.layers:
+            layer.move(source, target)
 
     def swap(self, one: int, other: int) -> None:
         """Exchange two slots."""

@@ -64,7 +64,9 @@ class ContinuousEngine:
         config = self._lm.config
         self._lm.set_attn_implementation("sdpa")  # takes the masks below on every device
         self._window = uniform_window(config)
-        self._cache = SlottedCache(config.num_hidden_layers, max_batch_size)
+        self._cache = SlottedCache(
+            config.num_hidden_layers, max_slots=max_batch_size, max_tokens=cache_tokens
+        )
         self._images = images
         self._max_batch_size = max_batch_size
         self._max_request_tokens = min(max_context_tokens, cache_tokens, stable_context(config))
@@ -78,10 +80,6 @@ class ContinuousEngine:
         self._running = 0
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-
-    @property
-    def max_request_tokens(self) -> int:
-        return self._max_request_tokens
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._outbox.bind(loop)
@@ -168,6 +166,8 @@ class ContinuousEngine:
         image_embeds = self._images.encode(image for s in sequences for image in s.request.images)
         for sequence in sequences:
             sequence.prompt_embeds = embed_prompt(self._model, sequence.request, image_embeds)
+        together = [*self._slots, *sequences]
+        self._cache.reserve(len(together), max(sequence.request.total_tokens for sequence in together))
         for sequence in sequences:
             if sequence.request.images:
                 sequence.generation.timings.vision = sequence.lap()
@@ -187,8 +187,10 @@ class ContinuousEngine:
         chunks = [s.prompt_embeds[s.length : s.length + tokens] for s in sequences]
         inputs_embeds = torch.nn.utils.rnn.pad_sequence(chunks, batch_first=True)
         starts = torch.tensor([[s.length] for s in sequences], device=inputs_embeds.device)
-        positions = starts + torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
         last = torch.tensor([[len(chunk) - 1] for chunk in chunks], device=inputs_embeds.device)
+        index = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)
+        # Padding goes to the place behind its chunk, where the next token will overwrite it.
+        positions = starts + torch.minimum(index, last + 1)
         logits = self._forward([s.slot for s in sequences], inputs_embeds, positions, last)
         greedy = logits.argmax(-1).tolist()
         for sequence, chunk, row, token in zip(sequences, chunks, logits, greedy, strict=True):

@@ -176,10 +176,6 @@ class Outbox:
 class Engine(Protocol):
     """What the routes know of an engine. All methods are called on the event loop."""
 
-    @property
-    def max_request_tokens(self) -> int:
-        """Prompt and answer of one request together, in tokens."""
-
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the engine's thread; tokens are delivered on `loop`."""
 

@@ -78,10 +78,6 @@ class SequentialEngine:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
-    @property
-    def max_request_tokens(self) -> int:
-        return self._max_request_tokens
-
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         self._outbox.bind(loop)
         self._thread.start()
