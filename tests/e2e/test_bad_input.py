@@ -1,6 +1,7 @@
 """Whatever a client sends: a 4xx in the one error contract that names the trouble, and the service goes on."""
 
 import io
+import re
 import struct
 import zlib
 
@@ -48,9 +49,9 @@ def check_error(response: httpx.Response, status: int, param: str | None, words:
     assert words in error["message"]
     assert error["param"] == param
     assert response.headers["x-request-id"]
-    assert "/" not in error["message"].replace("/docs", "").replace("multipart/form-data", "").replace(
-        "Ogg/Opus", ""
-    ).replace("M4A/MP4", ""), "a path of the server?"
+    assert not re.search(r"/(home|root|usr|tmp|work|opt|var)/|site-packages|\.py\b", response.text), (
+        "of the server's inside"
+    )
     assert "Traceback" not in response.text
 
 
@@ -145,7 +146,7 @@ def test_other_kinds_of_body(service, route: str):
     check_error(client.post(route, data={"prompt": "x"}), 415, None, "multipart/form-data")
     check_error(client.post(route), 415, None, "multipart/form-data")
     torn = {"content-type": "multipart/form-data; boundary=b"}
-    check_error(client.post(route, content=b"--b\r\ngarbage", headers=torn), 400, None, "form cannot be read")
+    check_error(client.post(route, content=b"garbage", headers=torn), 400, None, "form cannot be read")
 
 
 @pytest.mark.parametrize("route", ["/generate", "/transcribe", "/ready", "/metrics", "/nowhere"])

@@ -7,7 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+import torch
 from PIL import Image
+
+from shared.checkpoint import load_model
+from shared.media import decode_image
+from shared.model import MultimodalModel
+from shared.prompt import Message, question_content
 
 FIELDS = {"id", "model", "text", "transcript", "finish_reason", "usage", "timings"}
 
@@ -176,3 +182,43 @@ def test_sixteen_at_once_answer_as_alone(service, photos):
         service.metric(f'service_batch_size_bucket{{le="{size}.0"}}') - before[size] for size in (4, 64)
     ]
     assert shared[1] > shared[0], "no decode step was shared by more than four requests"
+
+
+def oracle(model: MultimodalModel, prompt: str, images: list[bytes], max_new_tokens: int) -> str:
+    """The answer of transformers' own `generate(inputs_embeds=...)`, greedy, alone."""
+    content = question_content(prompt, images=len(images))
+    input_ids = torch.tensor([model.prompt.encode([Message("user", content)]).input_ids])
+    with torch.inference_mode():
+        embeds = None
+        if images:
+            pixel_values = model.preprocess([decode_image(data) for data in images])
+            embeds = model.project(model.encode_images(pixel_values))
+        output = model.causal_lm.generate(
+            inputs_embeds=model.embed(input_ids, embeds),
+            attention_mask=torch.ones_like(input_ids),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            eos_token_id=list(model.eos_token_ids),
+            pad_token_id=model.tokenizer.pad_token_id,
+        )
+    return model.tokenizer.decode(output[0], skip_special_tokens=True)
+
+
+def test_answers_of_a_batch_equal_transformers_generate(service, checkpoint: str, photos):
+    questions = [
+        ("Describe this image in one sentence.", photos[:1], 14),
+        ("What is the capital of Spain?", [], 10),
+        ("What do these two have in common?", photos[1:3], 12),
+        ("Repeat after me: the quick brown fox jumps over the lazy dog. " * 6, [], 16),
+        ("Is there a house?", photos[3:], 8),
+        ("Hi", [], 12),
+    ]
+
+    def one(question: tuple[str, list[bytes], int]) -> str:
+        prompt, images, limit = question
+        return ask(service.client, prompt, [image(data) for data in images], max_new_tokens=limit)["text"]
+
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(one, questions))
+    model = load_model(checkpoint, dtype="float32", device="cpu")
+    assert answers == [oracle(model, *question) for question in questions]
