@@ -27,6 +27,7 @@ SIZES = {
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "max_position_embeddings": 512,
+    "initializer_range": 0.2,  # wide, so that a frozen random model can still say different things
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,

@@ -54,20 +54,20 @@ class ModelAnswerer:
         pictures = [picture for _, picture in items if picture is not None]
         features, names = features_of(self.model.vision, pictures, self.cache) if pictures else (None, {})
         mean = features.mean()[None] if features and self.blind else None
-        replies = [""] * len(items)
-        order = sorted(range(len(items)), key=lambda i: (items[i][1] is None, len(items[i][0])))
+        # Greedy answers to one prompt are one answer: the blind see the same features with every photograph
+        asked = [(text, picture if mean is None else picture is not None) for text, picture in items]
+        order = sorted(dict.fromkeys(asked), key=lambda item: (not item[1], len(item[0])))
+        replies: dict[tuple, str] = {}
         for start in tqdm(range(0, len(order), self.batch_size), desc="answers", unit="batch"):
             batch, prompts = order[start : start + self.batch_size], []
-            for i in batch:
-                question, picture = items[i]
-                message = Message("user", question_content(question, images=int(picture is not None)))
+            for question, picture in batch:
                 shown = None
-                if picture is not None:
-                    shown = mean if mean is not None else features.get([names[picture]])
+                if picture:
+                    shown = features.get([names[picture]]) if mean is None else mean
+                message = Message("user", question_content(question, images=int(shown is not None)))
                 prompts.append(([message], shown))
-            for i, reply in zip(batch, self.model.answer(prompts, self.max_new_tokens), strict=True):
-                replies[i] = reply
-        return replies
+            replies |= zip(batch, self.model.answer(prompts, self.max_new_tokens), strict=True)
+        return [replies[item] for item in asked]
 
 
 @dataclass

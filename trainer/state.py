@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,15 +100,26 @@ def prune(folder: Path, keep: int) -> None:
 
 
 def _split(state: dict) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
-    """Optimizer state by flat name, tensors apart from plain values."""
-    flat = {f"{index}.{name}": value for index, values in state.items() for name, value in values.items()}
-    tensors = {name: value for name, value in flat.items() if isinstance(value, torch.Tensor)}
-    return tensors, {name: value for name, value in flat.items() if name not in tensors}
+    """Optimizer state by path (`0/exp_avg`; bitsandbytes nests deeper), tensors apart from plain values."""
+    flat = dict(_flatten(state, ""))
+    tensors = {path: value for path, value in flat.items() if isinstance(value, torch.Tensor)}
+    return tensors, {path: value for path, value in flat.items() if path not in tensors}
 
 
-def _join(tensors: dict, plain: dict) -> dict[int, dict]:
+def _flatten(values: dict, prefix: str) -> Iterator[tuple[str, object]]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}/")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _join(tensors: dict[str, torch.Tensor], plain: dict[str, object]) -> dict[int, dict]:
     state: dict[int, dict] = {}
-    for flat, value in (tensors | plain).items():
-        index, _, name = flat.partition(".")
-        state.setdefault(int(index), {})[name] = value
+    for path, value in (tensors | plain).items():
+        index, *parents, name = path.split("/")
+        place = state.setdefault(int(index), {})
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = value
     return state

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,8 +116,6 @@ def test_interrupt_writes_a_checkpoint_and_exits_130(prepared, tiny_preset, tmp_
 
 
 def test_a_damaged_checkpoint_is_passed_over(prepared, runs, tiny_preset, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(runs["pretrain"] / "checkpoints", out / "checkpoints")
     damaged = out / "checkpoints" / "step-000024" / "projector.safetensors"
@@ -127,8 +126,6 @@ def test_a_damaged_checkpoint_is_passed_over(prepared, runs, tiny_preset, tmp_pa
 
 
 def test_resume_with_other_data_is_refused(prepared, runs, tiny_preset, tmp_path):
-    import shutil
-
     out = tmp_path / "run"
     shutil.copytree(runs["pretrain"] / "checkpoints", out / "checkpoints")
     said = run(*arguments("pretrain", prepared, out, runs, tiny_preset), "--resume", "--seed", 5, expect=2)
@@ -190,4 +187,6 @@ def test_qlora_trains_on_a_four_bit_base_and_loads_on_a_plain_one(prepared, runs
     rows = [json.loads(line) for line in (tmp_path / "q" / "metrics.jsonl").read_text().splitlines()]
     losses = [row["loss"] for row in rows if "loss" in row]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    shutil.rmtree(tmp_path / "q" / "checkpoints" / "step-000024")
+    assert "resuming from step-000020" in run(*args, "--resume")  # the 8-bit optimizer's state, too
     assert load_model(tmp_path / "q" / "final", dtype="float32").config.name == "tiny-llama"
