@@ -21,8 +21,8 @@ from transformers import (
 )
 
 SIZES = {
-    "hidden_size": 48,
-    "intermediate_size": 96,
+    "hidden_size": 64,
+    "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
