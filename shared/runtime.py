@@ -10,12 +10,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def tune_process(*, keep_freed_memory: bool) -> None:
-    """Settings that halve the cost of a CPU step.
+    """Settings that spare a small machine needless work.
 
     OpenMP threads that wait sleep instead of spinning, which would take the cores from whoever has work;
     torch starts no pool of compile workers. With `keep_freed_memory`, glibc keeps large freed blocks
     for the next step instead of giving them back to the kernel and faulting them in again, page by
-    page: a third of a training step on CPU. Values already in the environment stay.
+    page. Values already in the environment stay.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
