@@ -49,7 +49,10 @@ def save_state(
     with atomic_folder(target) as scratch:
         write_model(model, scratch)
         save_file(
-            {name: t.detach().cpu().clone() for name, t in (tensors | rng).items()},
+            {
+                name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
+                for name, t in (tensors | rng).items()
+            },
             scratch / "training.safetensors",
         )
         state = {"position": asdict(position), "data": fingerprint, "optimizer": plain}
