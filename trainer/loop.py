@@ -100,7 +100,7 @@ class TrainingLoop:
             logits = self.model.logits(hidden.flatten(0, 1)[batch.predictors.to(device)])
         return cross_entropy(logits.float(), batch.labels.to(device), reduction="sum")
 
-    def _steps(self) -> Iterator[list[list[Pack]]]:
+    def _steps(self) -> Iterator[list[list[list[Pack]]]]:
         """Groups of `accumulation` batches from the current position to the end of the run."""
         while self.position.step < self.total_steps:
             batches = self.train_data.batches(self.position.epoch)
@@ -112,11 +112,11 @@ class TrainingLoop:
                 self.position.epoch += 1
                 self.position.batch = 0
 
-    def _train_step(self, group: list[list[Pack]], tracker: Tracker) -> None:
+    def _train_step(self, group: list[list[list[Pack]]], tracker: Tracker) -> None:
         started = time.perf_counter()
         position, config = self.position, self.config
         rng = random.Random(f"{config.seed}-{position.step}-views")
-        batches = [collate(packs, self.model.tokenizer.pad_token_id) for packs in group]
+        batches = [collate(rows, self.model.tokenizer.pad_token_id) for rows in group]
         data_seconds = time.perf_counter() - started
         count = sum(len(batch.labels) for batch in batches)
         factor = learning_rate_factor(
@@ -157,8 +157,8 @@ class TrainingLoop:
             return
         self.model.eval()
         total = count = 0
-        for packs in self.validation.batches(0)[: self.config.validation_batches]:
-            batch = collate(packs, self.model.tokenizer.pad_token_id)
+        for rows in self.validation.batches(0)[: self.config.validation_batches]:
+            batch = collate(rows, self.model.tokenizer.pad_token_id)
             total += float(self.loss(batch))
             count += len(batch.labels)
         tracker.log(self.position.step, val_loss=total / count)

@@ -17,7 +17,8 @@ def dialogue(model, question, answer, images=1):
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("kind", ["llama", "phi", "phi3"])
-def test_loss_and_gradients_equal_the_separate_dialogues(tiny_preset, kind, attention):
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_loss_and_gradients_equal_the_separate_dialogues(tiny_preset, kind, attention, side_by_side):
     torch.manual_seed(0)
     model = build_model(load_preset(str(tiny_preset(kind))), dtype="float32", attn_implementation=attention)
     groups = [
@@ -31,7 +32,8 @@ def test_loss_and_gradients_equal_the_separate_dialogues(tiny_preset, kind, atte
     features = torch.randn(len(groups), model.vision.num_patches, model.vision.width)
     encoded = [[dialogue(model, *pair) for pair in group] for group in groups]
     packs = [pack for group in encoded for pack in pack_dialogues("image", group, 512)]
-    batch = collate(packs, model.tokenizer.pad_token_id)
+    rows = [packs] if side_by_side else [[pack] for pack in packs]
+    batch = collate(rows, model.tokenizer.pad_token_id)
     hidden = model.hidden_states(
         model.embed(batch.input_ids, model.project(features)),
         attention_mask=batch.attention_mask,

@@ -13,13 +13,11 @@ from pathlib import Path
 
 from shared.model import MultimodalModel
 from shared.prompt import EncodedPrompt, PromptTooLong, drop_oldest_turns
-from trainer.data.packing import Pack, pack_dialogues
+from trainer.data.packing import Pack, pack_dialogues, padded_tokens, share_rows
 from trainer.data.records import Record, parse_record, read_annotations
 
 log = logging.getLogger(__name__)
 
-TEXT_DIALOGUES_PER_ROW = 4
-WINDOW = 256  # rows among which those of like length are put together
 _SIDES = re.compile(r"\b(left|right|clockwise|text|sign|letters?|words?|reads?|says)\b", re.IGNORECASE)
 
 
@@ -35,9 +33,9 @@ class Dialogue:
 class PackLoader:
     """Encodes the records of a split once and deals them out in batches of packs.
 
-    Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles;
-    rows of like length go together, so that little is padding. `images_only` leaves out plain text, from
-    which a projector learns nothing.
+    Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles:
+    each batch is a random mixture of all kinds, its packs side by side in rows, so that little is padding.
+    `images_only` leaves out plain text, from which a projector learns nothing.
     """
 
     def __init__(
@@ -95,14 +93,16 @@ class PackLoader:
         return digest.hexdigest()[:16]
 
     def packs(self, epoch: int) -> list[Pack]:
-        """All rows of an epoch, in random order."""
+        """All packs of an epoch, in random order."""
         rng = random.Random(f"{self.seed}-{epoch}")
         packs: list[Pack] = []
         for image, group in self._groups.items():
-            packs += self._pack(image, self._draw(group, rng))
-        texts = self._draw(self._texts, rng)
-        for start in range(0, len(texts), TEXT_DIALOGUES_PER_ROW):
-            packs += self._pack(None, texts[start : start + TEXT_DIALOGUES_PER_ROW])
+            drawn = self._draw(group, rng)
+            mirrorable = all(dialogue.mirrorable for dialogue in drawn)
+            encoded = [dialogue.encoded for dialogue in drawn]
+            packs += pack_dialogues(image, encoded, self.max_tokens, mirrorable=mirrorable)
+        for text in self._draw(self._texts, rng):
+            packs += pack_dialogues(None, [text.encoded], self.max_tokens)
         rng.shuffle(packs)
         return packs
 
@@ -111,23 +111,18 @@ class PackLoader:
         rng.shuffle(drawn)
         return drawn
 
-    def _pack(self, image: str | None, dialogues: list[Dialogue]) -> list[Pack]:
-        packs = pack_dialogues(image, [d.encoded for d in dialogues], self.max_tokens)
-        for pack in packs:
-            pack.mirrorable = image is not None and all(d.mirrorable for d in dialogues)
-        return packs
-
-    def batches(self, epoch: int) -> list[list[Pack]]:
-        """The epoch's batches in their order, each of at most `batch_tokens` tokens with its padding."""
-        packs = self.packs(epoch)
-        batches: list[list[Pack]] = []
-        for start in range(0, len(packs), WINDOW):
-            rows: list[Pack] = []
-            for pack in sorted(packs[start : start + WINDOW], key=len):
-                if rows and (len(rows) + 1) * len(pack) > self.batch_tokens:
-                    batches.append(rows)
-                    rows = []
-                rows.append(pack)
+    def batches(self, epoch: int) -> list[list[list[Pack]]]:
+        """The epoch's batches in their order: rows of packs, at most `batch_tokens` with their padding."""
+        batches: list[list[list[Pack]]] = []
+        batch: list[Pack] = []
+        rows: list[list[Pack]] = []
+        for pack in self.packs(epoch):
+            wider = share_rows([*batch, pack])
+            if batch and padded_tokens(wider) > self.batch_tokens:
+                batches.append(rows)
+                batch, wider = [], [[pack]]
+            batch.append(pack)
+            rows = wider
+        if batch:
             batches.append(rows)
-        random.Random(f"{self.seed}-{epoch}-batches").shuffle(batches)
         return batches

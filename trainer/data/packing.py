@@ -1,10 +1,11 @@
-"""Prefix-tree packing: the dialogues about one image share one row, and every common prefix once.
+"""Prefix-tree packing: dialogues share a row, and every common prefix of theirs is computed once.
 
 Five captions of a photograph repeat the same image embeddings and question; unpacked, they would be
-computed five times. Here a row is a tree of tokens: each token attends to its ancestors only, its
-position is its depth, and a token followed by different answers predicts each of them. The loss is
-that of the separate dialogues, exactly (tests/trainer/test_packing.py), as in the tree attention of
-speculative decoding (Miao et al. 2023, SpecInfer).
+computed five times. Here the dialogues about an image are a tree of tokens: each token attends to its
+ancestors only, its position is its depth, and a token followed by different answers predicts each of
+them. The loss is that of the separate dialogues, exactly (tests/trainer/test_packing.py), as in the tree
+attention of speculative decoding (Miao et al. 2023, SpecInfer). A row holds the trees of several images
+side by side, which see nothing of one another.
 """
 
 from __future__ import annotations
@@ -17,30 +18,32 @@ from torch import Tensor
 
 from shared.prompt import IGNORE_INDEX, EncodedPrompt
 
+ATTENTION_COST = 1e-3  # of one more token in a row, relative to the rest of a token's work
+
 
 @dataclass
 class Pack:
-    """Dialogues of one image (or of none) as one token tree.
+    """Dialogues with common beginnings as one token tree.
 
     Attributes:
-        input_ids, parents: of each token; the root's parent is -1.
+        input_ids, parents: of each token; a root's parent is -1.
         predictors, labels: token `predictors[i]` must predict id `labels[i]`.
-        image: key of the image's features, None for text only.
-        mirrorable: nothing in the dialogues depends on left and right.
+        images: key of the features that fill each run of image slots, in token order.
+        mirrorable: of each run, whether the image's mirror image may take its place.
     """
 
-    image: str | None
-    mirrorable: bool = False
     input_ids: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    images: list[str] = field(default_factory=list)
+    mirrorable: list[bool] = field(default_factory=list)
     _children: dict[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def add(self, dialogue: EncodedPrompt) -> None:
+    def add(self, dialogue: EncodedPrompt, image: str | None, mirrorable: bool = False) -> None:
         """Grow the tree by one dialogue that has labels."""
         node, run = -1, 0
         for token, label in zip(dialogue.input_ids, dialogue.labels, strict=True):
@@ -53,6 +56,9 @@ class Pack:
                 self._children[key] = len(self.input_ids)
                 self.input_ids.append(token)
                 self.parents.append(node)
+                if run == 1:
+                    self.images.append(image)
+                    self.mirrorable.append(mirrorable)
             node = self._children[key]
 
     def growth(self, dialogue: EncodedPrompt) -> int:
@@ -75,8 +81,8 @@ class PackedBatch:
         attention_mask: `[batch, 1, tokens, tokens]`, True where a token attends.
         predictors: `[labels]`, indices into the flattened `[batch * tokens]` hidden states.
         labels: `[labels]`.
-        images: keys of the features, one for each row that has an image, in row order.
-        mirrorable: of each image, whether its mirror image may take its place.
+        images: keys of the features, one for each run of image slots, row by row.
+        mirrorable: of each of them, whether its mirror image may take its place.
     """
 
     input_ids: Tensor
@@ -88,39 +94,84 @@ class PackedBatch:
     mirrorable: list[bool]
 
 
-def pack_dialogues(image: str | None, dialogues: list[EncodedPrompt], max_tokens: int) -> list[Pack]:
+def pack_dialogues(
+    image: str | None, dialogues: list[EncodedPrompt], max_tokens: int, *, mirrorable: bool = False
+) -> list[Pack]:
     """Fill packs of at most `max_tokens` in order; a dialogue longer than that gets a pack of its own."""
     packs: list[Pack] = []
     for dialogue in dialogues:
         if not packs or len(packs[-1]) + packs[-1].growth(dialogue) > max_tokens:
-            packs.append(Pack(image))
-        packs[-1].add(dialogue)
+            packs.append(Pack())
+        packs[-1].add(dialogue, image, mirrorable)
     return packs
 
 
-def collate(packs: list[Pack], pad_token_id: int) -> PackedBatch:
-    """Packs to tensors. Padding attends to itself, so that no row of the softmax is empty."""
-    tokens = max(len(pack) for pack in packs)
-    input_ids = np.full((len(packs), tokens), pad_token_id, dtype=np.int64)
-    position_ids = np.zeros((len(packs), tokens), dtype=np.int64)
-    mask = np.zeros((len(packs), 1, tokens, tokens), dtype=bool)
+def padded_tokens(rows: list[list[Pack]]) -> int:
+    """Tokens of a batch, padding included."""
+    return len(rows) * max(sum(map(len, row)) for row in rows)
+
+
+def share_rows(packs: list[Pack]) -> list[list[Pack]]:
+    """Put packs side by side in rows of like length, with little padding.
+
+    First fit, longest first, for every number of rows that the longest pack allows; of these the least
+    costly: attention makes a token of a long row dearer than one of a short row.
+    """
+    packs = sorted(packs, key=len, reverse=True)
+    longest, total = len(packs[0]), sum(map(len, packs))
+    candidates = [
+        _first_fit(packs, max(longest, -(-total // rows))) for rows in range(1, max(1, total // longest) + 2)
+    ]
+    return min(candidates, key=_cost)
+
+
+def _first_fit(packs: list[Pack], row_tokens: int) -> list[list[Pack]]:
+    rows: list[list[Pack]] = []
+    room: list[int] = []
+    for pack in packs:
+        row = next((i for i, free in enumerate(room) if free >= len(pack)), None)
+        if row is None:
+            row = len(rows)
+            rows.append([])
+            room.append(row_tokens)
+        rows[row].append(pack)
+        room[row] -= len(pack)
+    return rows
+
+
+def _cost(rows: list[list[Pack]]) -> float:
+    tokens = padded_tokens(rows)
+    return tokens * (1 + ATTENTION_COST * tokens / len(rows))
+
+
+def collate(rows: list[list[Pack]], pad_token_id: int) -> PackedBatch:
+    """Rows of packs to tensors. Padding attends to itself, so that no row of the softmax is empty."""
+    tokens = max(sum(map(len, row)) for row in rows)
+    input_ids = np.full((len(rows), tokens), pad_token_id, dtype=np.int64)
+    position_ids = np.zeros((len(rows), tokens), dtype=np.int64)
+    mask = np.zeros((len(rows), 1, tokens, tokens), dtype=bool)
     mask[:, :, range(tokens), range(tokens)] = True
     predictors, labels = [], []
-    for row, pack in enumerate(packs):
-        input_ids[row, : len(pack)] = pack.input_ids
-        ancestors, depth = mask[row, 0], position_ids[row]
-        for node, parent in enumerate(pack.parents):
-            if parent >= 0:
-                ancestors[node] |= ancestors[parent]
-                depth[node] = depth[parent] + 1
-        predictors += [row * tokens + node for node in pack.predictors]
-        labels += pack.labels
+    for row, packs in enumerate(rows):
+        start = 0
+        for pack in packs:
+            end = start + len(pack)
+            input_ids[row, start:end] = pack.input_ids
+            ancestors, depth = mask[row, 0, start:end, start:end], position_ids[row, start:end]
+            for node, parent in enumerate(pack.parents):
+                if parent >= 0:
+                    ancestors[node] |= ancestors[parent]
+                    depth[node] = depth[parent] + 1
+            predictors += [row * tokens + start + node for node in pack.predictors]
+            labels += pack.labels
+            start = end
+    packed = [pack for row in rows for pack in row]
     return PackedBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
         torch.from_numpy(mask),
         torch.tensor(predictors),
         torch.tensor(labels),
-        [pack.image for pack in packs if pack.image is not None],
-        [pack.mirrorable for pack in packs if pack.image is not None],
+        [image for pack in packed for image in pack.images],
+        [mirrorable for pack in packed for mirrorable in pack.mirrorable],
     )
