@@ -29,6 +29,7 @@ from service.engine.interface import (
     Outbox,
     check_size,
 )
+from service.engine.sampling import Choice
 from service.engine.sequence import Sequence
 from service.engine.vision import ImageEncoder, embed_prompt
 from shared.model import MultimodalModel
@@ -244,7 +245,8 @@ class ContinuousEngine:
     def _accept(self, sequence: Sequence, logits: Tensor, greedy: int) -> None:
         """The next token of one request, from its `logits` `[vocabulary]` and their argmax."""
         try:
-            event = sequence.accept(greedy if sequence.sampler.greedy else sequence.sampler.sample(logits))
+            sampler = sequence.sampler
+            event = sequence.accept(Choice(greedy) if sampler.plain else sampler.choose(logits))
         except Exception:
             logger.exception("sampling failed for one request")
             self._give_up(sequence)

@@ -29,6 +29,12 @@ class SamplingParams:
         top_k: 0 is off.
         seed: the same seed gives the same choices whatever else is in the batch; None draws one.
         stop: strings that end the answer and are not part of it.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that the prompt's text
+            or the answer already has (Keskar et al. 2019); 1 is off.
+        presence_penalty: taken from the logits of tokens that the answer already has; 0 is off.
+        frequency_penalty: the same, once for each time that the answer has the token; 0 is off.
+        logprobs: how many of the likeliest tokens are reported at each place; 0 reports only the chosen one,
+            None nothing.
     """
 
     max_new_tokens: int
@@ -37,6 +43,10 @@ class SamplingParams:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logprobs: int | None = None
 
 
 @dataclass(frozen=True)
@@ -69,11 +79,19 @@ class GenerationRequest:
 @dataclass(frozen=True)
 class TokenEvent:
     """A token and the text that became final with it: whole characters, often none, sometimes several
-    tokens' worth. The last event of a request has its `finish_reason`."""
+    tokens' worth. The last event of a request has its `finish_reason`.
+
+    Attributes:
+        logprob: natural logarithm of the token's probability by the model alone, before penalties and
+            temperature; None unless `SamplingParams.logprobs` asks for it.
+        top_logprobs: the likeliest tokens, likeliest first, with theirs.
+    """
 
     token_id: int
     text: str
     finish_reason: FinishReason | None = None
+    logprob: float | None = None
+    top_logprobs: tuple[tuple[int, float], ...] = ()
 
 
 @dataclass

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from service.engine.interface import FinishReason, Generation, TokenEvent
-from service.engine.sampling import Sampler
+from service.engine.sampling import Choice, Sampler
 from service.engine.text import TextStream
 
 
@@ -25,7 +25,7 @@ class Sequence:
     ) -> None:
         self.generation = generation
         self.request = generation.request
-        self.sampler = Sampler(self.request.sampling, generation.seed)
+        self.sampler = Sampler(self.request.sampling, generation.seed, self.request.input_ids)
         self.prompt_embeds: Tensor | None = None
         self.length = 0
         self.slot = -1
@@ -40,8 +40,9 @@ class Sequence:
         passed, self._mark = now - self._mark, now
         return passed
 
-    def accept(self, token_id: int) -> TokenEvent:
+    def accept(self, choice: Choice) -> TokenEvent:
         """Takes the next token; the event has a `finish_reason` if it was the last one."""
+        token_id = choice.token_id
         generation = self.generation
         if generation.completion_tokens == 0:
             generation.timings.prefill = self.lap()
@@ -62,4 +63,4 @@ class Sequence:
             generation.timings.decode = self.lap()
             if self._text.stopped:
                 reason = "stop"
-        return TokenEvent(token_id, text, reason)
+        return TokenEvent(token_id, text, reason, choice.logprob, choice.top_logprobs)

@@ -21,6 +21,7 @@ from service.engine.interface import (
     Outbox,
     check_size,
 )
+from service.engine.sampling import Choice
 from service.engine.sequence import Sequence
 from service.engine.vision import ImageEncoder, embed_prompt
 from shared.model import MultimodalModel
@@ -33,26 +34,26 @@ class _Choice(LogitsProcessor):
 
     def __init__(self, sequence: Sequence) -> None:
         self._sampler = sequence.sampler
+        self.made = Choice(-1)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if self._sampler.greedy:
-            return scores
-        token = self._sampler.sample(scores[0])
+        self.made = self._sampler.choose(scores[0])
         chosen = torch.full_like(scores, float("-inf"))
-        chosen[0, token] = 0.0
+        chosen[0, self.made.token_id] = 0.0
         return chosen
 
 
 class _Progress(StoppingCriteria):
     """Publishes each token and tells `generate` when to stop."""
 
-    def __init__(self, sequence: Sequence, outbox: Outbox) -> None:
+    def __init__(self, sequence: Sequence, choice: _Choice, outbox: Outbox) -> None:
         self._sequence = sequence
+        self._choice = choice
         self._outbox = outbox
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs) -> Tensor:
         generation = self._sequence.generation
-        event = self._sequence.accept(int(input_ids[0, -1]))
+        event = self._sequence.accept(self._choice.made)
         self._outbox.put(generation, event)
         self._outbox.flush()
         stop = event.finish_reason is not None or generation.cancelled
@@ -133,6 +134,7 @@ class SequentialEngine:
         inputs_embeds = embed_prompt(self._model, request, self._images.encode(request.images))[None]
         if request.images:
             generation.timings.vision = sequence.lap()
+        choice = _Choice(sequence)
         self._model.causal_lm.generate(
             inputs_embeds=inputs_embeds,
             attention_mask=torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device),
@@ -140,8 +142,8 @@ class SequentialEngine:
             max_new_tokens=request.sampling.max_new_tokens,
             eos_token_id=list(self._model.eos_token_ids),
             pad_token_id=self._model.tokenizer.pad_token_id,
-            logits_processor=[_Choice(sequence)],
-            stopping_criteria=[_Progress(sequence, self._outbox)],
+            logits_processor=[choice],
+            stopping_criteria=[_Progress(sequence, choice, self._outbox)],
         )
         if self._stopping:
             self._give_up(sequence)
