@@ -28,6 +28,7 @@ from trainer.align import align_projector
 from trainer.config import TrainConfig
 from trainer.data.features import FeatureCache, build_features
 from trainer.data.loader import PackLoader
+from trainer.data.prepared import check_images
 from trainer.loop import TrainingLoop
 
 log = logging.getLogger(__name__)
@@ -129,6 +130,7 @@ def _data(
         raise ValueError(
             f"{config.data} has no train.jsonl: run `python -m trainer prepare --out {config.data}` first"
         )
+    check_images(config.data, model.config.vision)
     train = loader("train")
     has_validation = (config.data / "val.jsonl").is_file() and (config.data / "val.jsonl").stat().st_size > 0
     validation = loader("val") if has_validation else None

@@ -86,7 +86,8 @@ def prepare(config: PrepareConfig) -> Report:
             file.writelines(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in part)
     summary = report.to_json() | {"train": len(train), "val": len(val)}
     (config.out / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    (config.out / "prepare.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
+    settings = config.model_dump(mode="json") | {"vision": vision.model_dump(mode="json")}
+    (config.out / "prepare.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
     return report
 
 
