@@ -1,9 +1,11 @@
 """The one error contract: what went wrong, in words for the caller, in the same JSON on every route.
 
-`{"error": {"message", "type", "param", "code"}}`. Raise `ApiError` (or use one of the constructors below)
-anywhere under a route; everything else that can go wrong (an unknown path, a wrong method, a bad form, a
-bug) is turned into the same shape here. A bug's traceback goes to the log under its request id, never into
-the message.
+`{"error": {"message", "type", "param", "code"}}`, which is also OpenAI's form, so native routes and /v1 (chat
+and audio) share it: raise `ApiError` (or use one of the constructors below, `unsupported` for what OpenAI
+offers and this service does not) anywhere under a route; everything else that can go wrong (an unknown path,
+a wrong method, a bad form, a bug) is turned into the same shape here. Inside a stream that has begun, send
+`service.api.streaming.data_event(error.body())` on /v1, which makes OpenAI's clients raise `APIError`. A
+bug's traceback goes to the log under its request id, never into the message.
 """
 
 import re
@@ -75,6 +77,21 @@ class ApiError(Exception):
 
 def bad_request(message: str, *, param: str | None = None, code: str = "invalid_request") -> ApiError:
     return ApiError(400, message, code=code, param=param)
+
+
+def unsupported(param: str, message: str) -> ApiError:
+    """A feature of OpenAI's API that this service does not have; `message` says what to do instead."""
+    return bad_request(message, param=param, code="unsupported_parameter")
+
+
+def unknown_model(name: str, known: str) -> ApiError:
+    """A request on /v1 for a model that is not served here. `known`: what is."""
+    return ApiError(
+        404,
+        f"There is no model {name[:80]!r} here; GET /v1/models lists them. Use {known!r}.",
+        param="model",
+        code="model_not_found",
+    )
 
 
 def internal_error() -> ApiError:

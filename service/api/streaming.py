@@ -13,6 +13,15 @@ def server_sent_event(name: str, data: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(data, ensure_ascii=False)}\n\n"
 
 
+DONE = "data: [DONE]\n\n"
+"""Ends a stream of /v1."""
+
+
+def data_event(data: dict[str, Any]) -> str:
+    """An event without a name, as all of OpenAI's are: a chunk, or an error's body."""
+    return f"data: {json.dumps(data, ensure_ascii=False)}\n\n"
+
+
 class EventStream(StreamingResponse):
     """Sends events while they come. Starlette stops reading from `events` once the client is gone.
 

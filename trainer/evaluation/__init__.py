@@ -1,0 +1,1 @@
+"""What `evaluate` is made of: asking, scoring, baselines, benchmarks, and the report."""
