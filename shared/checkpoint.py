@@ -170,6 +170,10 @@ def write_model(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | No
         {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "projector.safetensors"
     )
     if isinstance(model.language, PeftModel):
+        # The base's public name: what it was loaded from may be a cache folder of this machine
+        for adapter in model.language.peft_config.values():
+            adapter.base_model_name_or_path = model.config.language.source
+            adapter.revision = model.config.language.revision
         model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty card
         if dtype is not None:
@@ -180,14 +184,18 @@ def write_model(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | No
 class atomic_folder:
     """`with atomic_folder(path) as scratch`: files written to `scratch` become `path`, hashed, at the end.
 
-    A crash at any moment leaves the old `path` or the new one, never half of one.
+    A crash at any moment leaves the old `path` or the new one, never half of one. Between the two renames
+    that swap them, the old one is called `.NAME.old`; the next writer puts it back.
     """
 
     def __init__(self, folder: Path):
         self.folder = Path(folder)
         self.scratch = self.folder.with_name(f".{self.folder.name}.partial")
+        self.old = self.folder.with_name(f".{self.folder.name}.old")
 
     def __enter__(self) -> Path:
+        if self.old.is_dir() and not self.folder.exists():
+            self.old.rename(self.folder)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir(parents=True)
         return self.scratch
@@ -202,12 +210,11 @@ class atomic_folder:
                 path.chmod(self.scratch.stat().st_mode & 0o666)  # safetensors writes for its owner only
                 with path.open("rb") as file:
                     os.fsync(file.fileno())
-        old = self.folder.with_name(f".{self.folder.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)
         if self.folder.exists():
-            self.folder.rename(old)
+            self.folder.rename(self.old)
         self.scratch.rename(self.folder)
-        shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.old, ignore_errors=True)
 
 
 def write_manifest(folder: Path) -> None:
@@ -221,28 +228,35 @@ def write_manifest(folder: Path) -> None:
 
 
 def verify(folder: Path) -> None:
-    """Check every file of the manifest.
+    """Check every file of the manifest, and that nothing else lies in `adapter/`, which PEFT reads by itself.
 
     Raises:
-        CheckpointError: names the first file that is missing, truncated or changed.
+        CheckpointError: names the first file that is missing, truncated, changed or unlisted.
     """
-    try:
-        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} has no readable {MANIFEST}: it is no whole checkpoint") from error
-    for name, expected in files.items():
+    files = _read_manifest(folder)
+    for name, (size, digest) in files.items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{name} is missing from the checkpoint {folder}")
-        if (size := path.stat().st_size) != expected["bytes"]:
-            raise CheckpointError(
-                f"{name} of {folder} has {size} bytes instead of {expected['bytes']}: truncated?"
-            )
-        if _sha256(path) != expected["sha256"]:
+        if (found := path.stat().st_size) != size:
+            raise CheckpointError(f"{name} of {folder} has {found} bytes instead of {size}: truncated?")
+        if _sha256(path) != digest:
             raise CheckpointError(f"{name} of {folder} is not the file that was saved: its hash differs")
     for name in ("config.json", "projector.safetensors"):
         if name not in files:
             raise CheckpointError(f"{name} is not in the manifest of {folder}")
+    for path in sorted((folder / "adapter").rglob("*")):
+        if path.is_file() and (name := path.relative_to(folder).as_posix()) not in files:
+            raise CheckpointError(f"{name} of {folder} is not in its manifest: remove it, or save anew")
+
+
+def _read_manifest(folder: Path) -> dict[str, tuple[int, str]]:
+    """(bytes, SHA-256) of every file by its path inside `folder`."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text("utf-8"))["files"]
+        return {str(name): (int(entry["bytes"]), str(entry["sha256"])) for name, entry in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{folder} has no readable {MANIFEST}: it is no whole checkpoint") from error
 
 
 def _sha256(path: Path) -> str:

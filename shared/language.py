@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model, prepare_model_for_kbit_training
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -106,11 +106,10 @@ def attach_lora(
     targets: tuple[str, ...],
     *,
     rank: int,
-    alpha: int,
+    alpha: float,
     dropout: float,
-    checkpointing: bool,
 ) -> PeftModel:
-    """LoRA adapters (Hu et al. 2021) on every Linear named in `targets`.
+    """LoRA adapters (Hu et al. 2021) on every Linear named in `targets`; float32 on a base of any dtype.
 
     Raises:
         ValueError: a target names no Linear of this model, so it would silently train nothing.
@@ -122,8 +121,6 @@ def attach_lora(
         raise ValueError(
             f"no Linear is called {', '.join(missing)}; this model has {', '.join(sorted(linears))}"
         )
-    if getattr(model, "is_loaded_in_4bit", False):
-        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
     )

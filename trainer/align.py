@@ -39,7 +39,8 @@ def align_projector(model: MultimodalModel, loader: PackLoader, features: Featur
     embeddings = model.causal_lm.get_input_embeddings().weight.float()
     targets = _caption_embeddings(model, loader, embeddings)
     names = list(targets)
-    pooled = torch.cat([features.get(names[i : i + 256]).mean(1) for i in range(0, len(names), 256)]).double()
+    pooled = torch.cat([features.get(names[i : i + 256]).mean(1) for i in range(0, len(names), 256)])
+    pooled = pooled.to(embeddings.device, torch.float64)
     wanted = torch.stack([targets[name] for name in names]).double()
     x, y = pooled - pooled.mean(0), wanted - wanted.mean(0)
     gram = x.T @ x

@@ -16,6 +16,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainer.config import PrepareConfig, Settings, TrainConfig, load_config
+from trainer.evaluation.config import EvaluateConfig
 
 DONE, BAD, INTERRUPTED = 0, 2, 130
 
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"]) or "configuration"
             print(f"{parser.prog}: {place}: {problem['msg']}", file=sys.stderr)
-    except (ValueError, FileNotFoundError, CheckpointError) as error:
+    except (ValueError, OSError, CheckpointError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)
@@ -52,16 +53,15 @@ def build_parser() -> argparse.ArgumentParser:
     _config_verb(
         verbs, "finetune", TrainConfig, _finetune, "stage 2: LoRA or QLoRA adapters and the projector learn"
     )
-    from trainer import evaluate
+    _config_verb(
+        verbs, "evaluate", EvaluateConfig, _evaluate, "score captions and answers beside their baselines"
+    )
     from trainer.data.dialogues import generate
 
-    for name, module, text in (
-        ("evaluate", evaluate, "score captions, answers and text retention, beside their baselines"),
-        ("dialogues", generate, "make LLaVA records by rules from captions and object boxes"),
-    ):
-        verb = verbs.add_parser(name, help=text, description=text)
-        module.add_arguments(verb)
-        verb.set_defaults(verb=module.run)
+    text = "make LLaVA records by rules from captions and object boxes"
+    verb = verbs.add_parser("dialogues", help=text, description=text)
+    generate.add_arguments(verb)
+    verb.set_defaults(verb=generate.run)
     return parser
 
 
@@ -138,3 +138,9 @@ def _finetune(config: TrainConfig) -> int:
     from trainer.stages import finetune
 
     return DONE if finetune(config) else INTERRUPTED
+
+
+def _evaluate(config: EvaluateConfig) -> int:
+    from trainer.evaluate import evaluate
+
+    return evaluate(config)

@@ -77,7 +77,6 @@ def finetune(config: TrainConfig) -> bool:
             rank=config.lora_rank,
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
-            checkpointing=config.gradient_checkpointing,
         )
     # 3. Data
     train, validation, features = _data(config, model)

@@ -18,7 +18,7 @@ def trained(tiny_preset, tmp_path):
     torch.manual_seed(0)
     model = build_model(load_preset(str(tiny_preset())), dtype="float32")
     targets = model.config.language.lora_targets
-    model.language = attach_lora(model.language, targets, rank=4, alpha=8, dropout=0.0, checkpointing=False)
+    model.language = attach_lora(model.language, targets, rank=4, alpha=8, dropout=0.0)
     for name, parameter in model.language.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.2)
@@ -101,3 +101,36 @@ def test_a_crash_while_saving_leaves_the_old_checkpoint(trained):
         write_half()
     assert (folder / "manifest.json").read_text() == before
     assert [path.name for path in folder.parent.iterdir()] == ["ckpt"]
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused_where_peft_would_read_it(trained):
+    _, folder = trained
+    (folder / "adapter" / "adapter_model.bin").write_bytes(b"pickle")
+    with pytest.raises(CheckpointError, match=r"adapter/adapter_model\.bin .*not in its manifest"):
+        load_model(folder)
+
+
+@pytest.mark.parametrize("files", [[], {"config.json": 7}, {"config.json": {"bytes": "many"}}, None])
+def test_a_manifest_of_another_shape_is_refused(trained, files):
+    _, folder = trained
+    (folder / "manifest.json").write_text(json.dumps({"files": files}))
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        load_model(folder)
+
+
+def test_a_crash_between_the_two_renames_is_mended_by_the_next_writer(trained):
+    _, folder = trained
+    before = (folder / "manifest.json").read_text()
+    folder.rename(folder.with_name(".ckpt.old"))
+    with pytest.raises(RuntimeError, match="disk"), atomic_folder(folder):
+        raise RuntimeError("disk full")
+    assert (folder / "manifest.json").read_text() == before
+    assert [path.name for path in folder.parent.iterdir()] == ["ckpt"]
+
+
+def test_the_adapter_names_its_base_as_the_config_does(trained):
+    model, folder = trained
+    model.language.peft_config["default"].base_model_name_or_path = "/somebody/.cache/dequantised"
+    save_checkpoint(model, folder)
+    stored = json.loads((folder / "adapter" / "adapter_config.json").read_text())
+    assert stored["base_model_name_or_path"] == model.config.language.source

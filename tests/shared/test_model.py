@@ -56,7 +56,6 @@ def test_full_size_phi2_has_the_expected_lora_and_its_head_bias():
             rank=16,
             alpha=32,
             dropout=0.0,
-            checkpointing=False,
         )
     assert model.lm_head.bias is not None
     attention, mlp = 4 * 16 * (2560 + 2560), 2 * 16 * (2560 + 10240)
@@ -67,10 +66,8 @@ def test_full_size_phi2_has_the_expected_lora_and_its_head_bias():
 def test_lora_targets_are_checked(tiny_preset, kind):
     model = build_model(load_preset(str(tiny_preset(kind))), dtype="float32")
     with pytest.raises(ValueError, match="no Linear is called nothing_proj"):
-        attach_lora(model.language, ("nothing_proj",), rank=2, alpha=4, dropout=0.0, checkpointing=False)
-    adapted = attach_lora(
-        model.language, model.config.language.lora_targets, rank=2, alpha=4, dropout=0.0, checkpointing=False
-    )
+        attach_lora(model.language, ("nothing_proj",), rank=2, alpha=4, dropout=0.0)
+    adapted = attach_lora(model.language, model.config.language.lora_targets, rank=2, alpha=4, dropout=0.0)
     assert all("lora_" in name for name, p in adapted.named_parameters() if p.requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""The feature cache gives what the tower gives, continues where it stopped, and knows another tower."""
+"""The feature cache gives what the tower gives, continues where it stopped, and knows another tower or image."""
 
 import json
 
@@ -47,3 +47,33 @@ def test_another_set_of_images_is_another_cache(pictures, tiny_preset):
     build_features(tower, names, folder, folder)
     build_features(tower, names[:3], folder, folder)
     assert len(list(folder.glob("features-*.f16"))) == 2
+
+
+def test_a_changed_image_is_another_cache(pictures, tiny_preset):
+    folder, names = pictures
+    tower = load_vision_tower(load_preset(str(tiny_preset())).vision)
+    before = build_features(tower, names, folder, folder).get(names)
+    Image.new("RGB", (40, 40), "red").save(folder / names[0])
+    after = build_features(tower, names, folder, folder).get(names)
+    assert not torch.equal(before[0], after[0]) and torch.equal(before[1:], after[1:])
+
+
+def test_images_are_upright_and_transparency_is_white(tmp_path, photo, tiny_preset):
+    tower = load_vision_tower(load_preset(str(tiny_preset())).vision)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    photo.save(tmp_path / "upright.png")
+    Image.new("RGBA", (50, 50), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    Image.new("RGB", (50, 50), "white").save(tmp_path / "white.png")
+    names = ["turned.png", "upright.png", "clear.png", "white.png"]
+    features = build_features(tower, names, tmp_path, tmp_path).get(names)
+    assert torch.equal(features[0], features[1]) and torch.equal(features[2], features[3])
+
+
+def test_features_beyond_float16_are_refused_by_name(pictures, tiny_preset):
+    folder, names = pictures
+    tower = load_vision_tower(load_preset(str(tiny_preset())).vision)
+    tower.model.apply(lambda m: m.weight.data.mul_(1e6) if isinstance(m, torch.nn.LayerNorm) else None)
+    with pytest.raises(ValueError, match=r"0\.jpg: its features are not finite in float16"):
+        build_features(tower, names, folder, folder)

@@ -1,8 +1,8 @@
 """Vision features of every image, computed once: the tower is frozen, so no step needs to run it again.
 
-A memory-mapped float16 array `[images, views, patches, width]` beside the prepared data; the name holds
-a hash of the vision configuration, so another tower gets another file. Computing stops and continues:
-the count of finished images is kept in the index.
+A memory-mapped float16 array `[images, views, patches, width]` beside the prepared data; its name holds
+a hash of the vision configuration and of every image's name, size and time, so another tower or a changed
+image gets another file. Computing stops and continues: the index counts the finished images.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from shared.config import VisionConfig
+from shared.media import decode_image
 from shared.vision import VisionTower
 
 log = logging.getLogger(__name__)
@@ -54,9 +55,13 @@ def build_features(
     mirror: bool = False,
     batch_size: int = 32,
 ) -> FeatureCache:
-    """Open the cache of `names` in `folder`, computing what it lacks."""
+    """Open the cache of `names` in `folder`, computing what it lacks.
+
+    Raises:
+        ValueError: an image's features are not finite in float16, or an image cannot be read.
+    """
     views = 2 if mirror else 1
-    stem = f"features-{_digest(tower.config, names, views)}"
+    stem = f"features-{_digest(tower.config, images, names, views)}"
     path, index = folder / f"{stem}.f16", folder / f"{stem}.json"
     shape = (len(names), views, tower.num_patches, tower.width)
     done = json.loads(index.read_text())["done"] if index.is_file() and path.is_file() else 0
@@ -65,22 +70,22 @@ def build_features(
         array = np.memmap(path, dtype=np.float16, mode="r+" if done else "w+", shape=shape)
         device = tower.mean.device
         for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
-            loaded = [_open(images / name) for name in names[start : start + batch_size]]
+            batch = names[start : start + batch_size]
+            loaded = [decode_image((images / name).read_bytes()) for name in batch]
             if mirror:
                 loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
-            features = tower(tower.preprocess(loaded).to(device)).float().cpu().numpy()
-            if not np.isfinite(features).all():
-                raise ValueError(f"the vision tower gives non-finite features for images near {names[start]}")
-            array[start : start + batch_size] = features.reshape(-1, *shape[1:])
+            features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
+            features = features.numpy().reshape(-1, *shape[1:])
+            finite = np.isfinite(features).all(axis=(1, 2, 3))
+            if not finite.all():
+                raise ValueError(
+                    f"{images / batch[int(finite.argmin())]}: its features are not finite in float16"
+                )
+            array[start : start + batch_size] = features
             if (start // batch_size) % 20 == 19:
                 _write_index(array, index, start + batch_size)
         _write_index(array, index, len(names))
     return FeatureCache(path, names, shape)
-
-
-def _open(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _write_index(array: np.memmap, index: Path, done: int) -> None:
@@ -90,6 +95,9 @@ def _write_index(array: np.memmap, index: Path, done: int) -> None:
     scratch.rename(index)
 
 
-def _digest(config: VisionConfig, names: list[str], views: int) -> str:
-    parts = [config.model_dump_json(), str(views), *names]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+def _digest(config: VisionConfig, images: Path, names: list[str], views: int) -> str:
+    digest = hashlib.sha256(f"{config.model_dump_json()}\n{views}".encode())
+    for name in names:
+        status = (images / name).stat()
+        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:12]
