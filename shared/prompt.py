@@ -106,20 +106,28 @@ class PromptBuilder:
             raise ValueError("a dialogue without an answer teaches nothing")
         return EncodedPrompt([token for token, _ in tokens], labels, sum(m.num_images for m in messages))
 
+    def turn_length(self, message: Message, *, last: bool = False) -> int:
+        """Tokens that a turn takes in its dialogue; `last`: nothing follows it."""
+        return len(self._turn(message, last))
+
     def _tokens(self, messages: list[Message]) -> list[tuple[int, bool]]:
         """(id, learned) of every token."""
         tokens = [(token, False) for token in self._bos]
         for index, message in enumerate(messages):
-            content = self._content(message)
-            if message.role == "assistant":
-                tokens += [(token, False) for token in self._assistant]
-                tokens += [(token, True) for token in content + self._end]
-                if index < len(messages) - 1:
-                    tokens += [(token, False) for token in self._between]
-            else:
-                before, after = self._system if message.role == "system" else self._user
-                tokens += [(token, False) for token in before + content + after]
+            tokens += self._turn(message, last=index == len(messages) - 1)
         return tokens
+
+    def _turn(self, message: Message, last: bool) -> list[tuple[int, bool]]:
+        content = self._content(message)
+        if message.role != "assistant":
+            before, after = self._system if message.role == "system" else self._user
+            return [(token, False) for token in before + content + after]
+        between = [] if last else self._between
+        return [
+            *((token, False) for token in self._assistant),
+            *((token, True) for token in content + self._end),
+            *((token, False) for token in between),
+        ]
 
     def _content(self, message: Message) -> list[int]:
         ids: list[int] = []
@@ -137,32 +145,29 @@ class PromptBuilder:
 def drop_oldest_turns(
     builder: PromptBuilder, messages: list[Message], max_tokens: int
 ) -> tuple[list[Message], int]:
-    """Shorten a dialogue to `max_tokens` by dropping its oldest question-answer pairs.
+    """Shorten a dialogue to `max_tokens` by dropping its oldest questions, each with the answers to it.
 
-    The system turn stays, and images of dropped turns move to the oldest turn kept: a slot is never cut.
+    A system turn at the beginning stays, and images of dropped turns move to the oldest turn kept: a slot is
+    never cut.
 
     Returns:
         The messages kept and how many turns were dropped.
 
     Raises:
-        PromptTooLong: the last turn alone is longer than `max_tokens`.
+        PromptTooLong: the last question alone is longer than `max_tokens`.
     """
     learning = messages[-1].role == "assistant"
-    encode = builder.encode_dialogue if learning else builder.encode
+    length = len(builder.encode_dialogue(messages) if learning else builder.encode(messages))
     system = [message for message in messages[:1] if message.role == "system"]
     turns = messages[len(system) :]
-    images: tuple[Image, ...] = ()
-    dropped = 0
-    while True:
-        first = Message("user", (*images, *turns[0].content))
-        kept = [*system, first, *turns[1:]]
-        length = len(encode(kept))
-        if length <= max_tokens:
-            return kept, dropped
-        if len(turns) <= (2 if learning else 1):
+    total = len(turns)
+    while length > max_tokens:
+        cut = next((i for i, turn in enumerate(turns) if i and turn.role == "user"), None)
+        if cut is None:
             raise PromptTooLong(f"{length} tokens in its last turn, {max_tokens} allowed")
-        images = (
-            *images,
-            *(part for message in turns[:2] for part in message.content if isinstance(part, Image)),
-        )
-        turns, dropped = turns[2:], dropped + 2
+        images = [part for turn in turns[:cut] for part in turn.content if isinstance(part, Image)]
+        oldest = Message("user", (*images, *turns[cut].content))
+        length += builder.turn_length(oldest) - builder.turn_length(turns[cut])
+        length -= sum(builder.turn_length(turn) for turn in turns[:cut])
+        turns = [oldest, *turns[cut + 1 :]]
+    return [*system, *turns], total - len(turns)

@@ -84,6 +84,23 @@ def test_truncation_drops_the_oldest_turns_and_never_an_image(model):
         drop_oldest_turns(model.prompt, [user("Is it red? " * 30)], 40)
 
 
+def test_truncation_counts_as_the_encoder_does_whatever_the_order_of_turns(model):
+    system = Message("system", ("Be brief.",))
+    turns = [assistant("Hello."), user(Image(), "One?"), user("Two?"), assistant("Yes."), user("Three?")]
+    whole = len(model.prompt.encode([system, *turns]))
+    lengths = set()
+    for limit in range(20, whole + 1):
+        try:
+            kept, dropped = drop_oldest_turns(model.prompt, [system, *turns], limit)
+        except PromptTooLong:
+            continue
+        lengths.add(len(model.prompt.encode(kept)))
+        assert len(model.prompt.encode(kept)) <= limit
+        assert kept[0] == system and kept[-1].content[-1] == "Three?"
+        assert len(kept) + dropped == 6 and sum(message.num_images for message in kept) == 1
+    assert len(lengths) == 4, "nothing, the greeting, then each question with its answers"
+
+
 def test_an_empty_end_is_refused(model):
     config = model.config.prompt.model_copy(update={"end": ""})
     with pytest.raises(ValueError, match="stops an answer"):
