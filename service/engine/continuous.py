@@ -70,7 +70,7 @@ class ContinuousEngine:
         )
         self._images = images
         self._max_batch_size = max_batch_size
-        self._max_request_tokens = min(max_context_tokens, cache_tokens, stable_context(config))
+        self.max_request_tokens = min(max_context_tokens, cache_tokens, stable_context(config))
         self._cache_tokens = cache_tokens
         self._chunk = prefill_chunk_tokens
         self._on_step = on_step
@@ -93,7 +93,7 @@ class ContinuousEngine:
         self._thread.join()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        check_size(request, self._max_request_tokens)
+        check_size(request, self.max_request_tokens)
         generation = Generation(request)
         sequence = Sequence(generation, self._model.tokenizer, self._model.eos_token_ids)
         with self._wake:

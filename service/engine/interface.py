@@ -192,7 +192,13 @@ class Outbox:
 
 
 class Engine(Protocol):
-    """What the routes know of an engine. All methods are called on the event loop."""
+    """What the routes know of an engine. All methods are called on the event loop.
+
+    Attributes:
+        max_request_tokens: most tokens of prompt and answer together.
+    """
+
+    max_request_tokens: int
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Starts the engine's thread; tokens are delivered on `loop`."""

@@ -71,7 +71,7 @@ class SequentialEngine:
     def __init__(self, model: MultimodalModel, images: ImageEncoder, *, max_context_tokens: int) -> None:
         self._model = model
         self._images = images
-        self._max_request_tokens = min(max_context_tokens, model.context_length)
+        self.max_request_tokens = min(max_context_tokens, model.context_length)
         self._outbox = Outbox()
         self._wake = threading.Condition()
         self._waiting: deque[Sequence] = deque()
@@ -92,7 +92,7 @@ class SequentialEngine:
         self._thread.join()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        check_size(request, self._max_request_tokens)
+        check_size(request, self.max_request_tokens)
         generation = Generation(request)
         with self._wake:
             self._waiting.append(Sequence(generation, self._model.tokenizer, self._model.eos_token_ids))
