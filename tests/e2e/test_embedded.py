@@ -7,8 +7,8 @@ import pytest
 from shared.config import PRESETS
 from trainer.data.dialogues.captions import read_captions
 from trainer.data.dialogues.retention import RETENTION_QUESTIONS
-from trainer.grading import keywords_right
-from trainer.metrics import caption_scores
+from trainer.evaluation.grading import keywords_right
+from trainer.evaluation.metrics import caption_scores
 
 pytestmark = pytest.mark.skipif(
     not (PRESETS / "embedded" / "manifest.json").is_file(),

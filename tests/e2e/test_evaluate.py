@@ -1,7 +1,7 @@
 """The trainer's evaluation through a running service gives the answers it gives in its own process."""
 
 from shared.checkpoint import load_model
-from trainer.answering import ModelAnswerer, ServiceAnswerer
+from trainer.evaluation.answering import ModelAnswerer, ServiceAnswerer
 
 
 def test_a_service_answers_like_its_checkpoint(service, checkpoint, flickr_photos, tmp_path):

@@ -105,7 +105,7 @@ def test_same_seed_same_files(made, data_dir):
 
 
 def test_evaluation_asks_for_an_accepted_answer(made):
-    from trainer.grading import is_right, read_questions
+    from trainer.evaluation.grading import is_right, read_questions
 
     questions = read_questions(records(made["eval"]))
     replies = [r["conversations"][1]["value"] for r in records(made["eval"])]

@@ -1,13 +1,18 @@
 """`python -m trainer evaluate` in this process, with a tiny untrained model."""
 
 import json
+import shutil
 
 import pytest
+import torch
+from PIL import Image
 
 from shared.checkpoint import build_model, save_checkpoint
 from shared.config import load_preset
-from trainer.answering import ModelAnswerer
 from trainer.cli import main
+from trainer.evaluation.answering import ModelAnswerer
+from trainer.evaluation.config import EvaluateConfig
+from trainer.evaluation.perplexity import PerplexityTask
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +49,115 @@ def test_blind_answers_are_the_same_for_every_picture(tiny_preset, colour_record
     assert seeing(items) == alone
 
 
+def test_benchmarks_and_perplexity_in_one_run_from_a_file(checkpoint, colour_records, tmp_path, capsys):
+    records, images = colour_records
+    gqa = {str(i): {"imageId": "x", "question": "What colour is it?", "answer": "red"} for i in range(3)}
+    (tmp_path / "gqa.json").write_text(json.dumps(gqa))
+    (tmp_path / "x.jpg").write_bytes((images / "0.png").read_bytes())
+    names = ["dog", "cat", "car", "bus", "cow", "cup"]
+    boxes = [{"image": f"{i}.png", "objects": [{"name": n} for n in names[i : i + 3]]} for i in range(4)]
+    (tmp_path / "boxes.jsonl").write_text("\n".join(map(json.dumps, boxes)))
+    out = tmp_path / "result.json"
+    config = tmp_path / "evaluate.toml"
+    config.write_text(
+        f"""checkpoint = "{checkpoint}"
+gqa = "{tmp_path / "gqa.json"}"
+pope_boxes = "{tmp_path / "boxes.jsonl"}"
+perplexity = ["{records}"]
+images = ["{tmp_path}", "{images}"]
+blind = true
+dtype = "float32"
+"""
+    )
+    assert main(["evaluate", "--config", str(config), "--limit", "6", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    assert result["gqa"]["questions"] == 3 and "accuracy" in result["gqa"]["blind"]
+    assert {"random", "popular", "adversarial"} == set(result["pope"])
+    assert 0 <= result["pope"]["random"]["model"]["yes_ratio"]["value"] <= 1
+    assert result["perplexity"]["model"]["perplexity"] > 1
+    said = capsys.readouterr().out
+    assert "POPE" in said and "perplexity" in said and "gqa" in said
+    assert out.with_suffix(".png").stat().st_size > 1000
+
+
+def test_perplexity_is_that_of_one_dialogue_at_a_time(tiny_preset, colour_records, tmp_path):
+    records, images = colour_records
+    model = build_model(load_preset(str(tiny_preset())), dtype="float32").eval()
+    config = EvaluateConfig(perplexity=[records], images=[images], out=tmp_path / "o.json", limit=8)
+    task = PerplexityTask(config)
+    task.ask({"model": ModelAnswerer(model, tmp_path, batch_size=5)})
+    nats = tokens = 0
+    for record, picture in zip(task.records, task.pictures, strict=True):
+        encoded = model.prompt.encode_dialogue(list(record.messages))
+        features = None
+        if picture is not None:
+            with Image.open(picture) as image:
+                features = model.encode_images(model.preprocess([image.convert("RGB")]))
+        with torch.no_grad():
+            logits = model(torch.tensor([encoded.input_ids]), features).logits[0].double().log_softmax(-1)
+        for at, label in enumerate(encoded.labels):
+            if label >= 0:
+                nats -= float(logits[at - 1, label])
+                tokens += 1
+    result = task.score()["model"]
+    assert result["tokens"] == tokens
+    assert result["nats_per_token"] == pytest.approx(
+        nats / tokens, rel=1e-3
+    )  # features are cached as float16
+
+
+def test_answers_are_kept_when_scoring_fails(checkpoint, tmp_path, photo, monkeypatch, capsys):
+    photo.save(tmp_path / "a.png")
+    (tmp_path / "captions.tsv").write_text("a.png\tA house in the sun .\n")
+    java = tmp_path / "bin" / "java"
+    java.parent.mkdir()
+    java.write_text("#!/bin/sh\nexit 1\n")
+    java.chmod(0o755)
+    monkeypatch.setenv("PATH", str(java.parent))
+    out = tmp_path / "result.json"
+    arguments = [
+        "--checkpoint",
+        str(checkpoint),
+        "--dtype",
+        "float32",
+        "--captions",
+        str(tmp_path / "captions.tsv"),
+    ]
+    arguments += ["--images", str(tmp_path), "--out", str(out)]
+    assert main(["evaluate", *arguments]) == 2
+    assert "scor" in capsys.readouterr().err
+    assert "a.png" in json.loads(out.with_suffix(".answers.json").read_text())["captions"]["model"]
+    java.unlink()
+    out.with_suffix(".answers.json").unlink()
+    assert main(["evaluate", *arguments]) == 2
+    assert "Java is needed" in capsys.readouterr().err
+    assert not out.with_suffix(".answers.json").exists()  # said before anything was answered
+
+
+def test_one_caption_a_photograph_leaves_out_the_human_row(checkpoint, tmp_path, photo):
+    if shutil.which("java") is None:
+        pytest.skip("no Java for PTB tokenizer and METEOR")
+    photo.save(tmp_path / "a.png")
+    photo.transpose(0).save(tmp_path / "b.png")
+    (tmp_path / "captions.tsv").write_text("a.png\tA house in the sun .\nb.png\tA red house .\n")
+    out = tmp_path / "result.json"
+    arguments = [
+        "--checkpoint",
+        str(checkpoint),
+        "--dtype",
+        "float32",
+        "--captions",
+        str(tmp_path / "captions.tsv"),
+    ]
+    assert main(["evaluate", *arguments, "--images", str(tmp_path), "--out", str(out)]) == 0
+    assert list(json.loads(out.read_text())["captions"]) == ["model"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--url", "http://127.0.0.1:9", "--checkpoint", "embedded", "--retention"], "one of --url"),
+        (["--url", "http://127.0.0.1:9", "--blind", "--retention"], "use --checkpoint"),
         (["--checkpoint", "embedded"], "nothing to do"),
         (["--checkpoint", "no-such-folder", "--retention"], "no-such-folder"),
         (["--url", "http://127.0.0.1:9", "--retention"], "was not reached"),

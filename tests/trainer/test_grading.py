@@ -3,8 +3,8 @@
 import pytest
 
 from trainer.data.dialogues.retention import RETENTION_QUESTIONS
-from trainer.evaluate import evaluate_questions, evaluate_retention
-from trainer.grading import Guesser, Question, is_right, keywords_right, read_questions
+from trainer.evaluation.grading import Guesser, Question, is_right, keywords_right, read_questions
+from trainer.evaluation.questions import evaluate_questions, evaluate_retention
 
 
 def question(kind: str, answer: str, *accepted: str, topic: str = "topic") -> Question:
@@ -65,6 +65,8 @@ def test_plain_llava_records_are_questions():
     (asked,) = read_questions(records)
     assert (asked.text, asked.image, asked.kind) == ("What is it?", "a.jpg", "other")
     assert is_right(asked, "It is a cat.")
+    turns = [{"from": "user", "value": "What is it?\n<image>"}, {"from": "assistant", "value": "A cat."}]
+    assert read_questions([{"image": "a.jpg", "conversations": turns}])[0].text == "What is it?"
     with pytest.raises(ValueError, match="record 8"):
         read_questions([{"id": 8, "conversations": []}])
 

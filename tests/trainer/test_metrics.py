@@ -6,17 +6,19 @@ import numpy as np
 import pytest
 
 from trainer.data.dialogues.captions import read_captions
-from trainer.evaluate import human_captions
-from trainer.metrics import (
+from trainer.evaluation.captions import human_captions
+from trainer.evaluation.metrics import (
     CaptionScores,
     MetricsError,
     accuracy,
     bleu_from_counts,
     bootstrap,
     caption_scores,
+    mean_interval,
+    meteor_from_counts,
     tokenize,
 )
-from trainer.neighbours import Consensus, nearest
+from trainer.evaluation.neighbours import Consensus, nearest
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +55,18 @@ def test_scores_are_those_of_pycocoevalcap(human):
         assert scores.images[name] == pytest.approx(each)
 
 
+def test_meteor_of_summed_statistics_is_that_of_its_own_program(human):
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scores, said, others = human
+    truth, candidates = tokenize(others), tokenize({key: [text] for key, text in said.items()})
+    corpus, each = Meteor().compute_score(truth, candidates)
+    counts = scores.images["METEOR"]
+    assert meteor_from_counts(counts) == pytest.approx(each, abs=1e-9)
+    assert meteor_from_counts(counts.sum(axis=0)) == pytest.approx(corpus, abs=1e-9)
+    assert scores.corpus["METEOR"] == pytest.approx(corpus, abs=1e-9)
+
+
 def test_differences_are_paired():
     """Two systems as far apart on every image: the difference is sure although each alone is not."""
     each = np.random.default_rng(0).uniform(0, 2, size=200)
@@ -76,6 +90,13 @@ def test_accuracy_has_an_interval():
     assert 0.6 < interval.low < 0.75 < interval.high < 0.9
     with pytest.raises(ValueError, match="no answers"):
         accuracy([])
+
+
+def test_means_of_partial_scores_have_an_interval():
+    interval = mean_interval([0.0, 0.3, 0.6, 1.0] * 50)
+    assert interval.value == pytest.approx(0.475)
+    assert 0.4 < interval.low < 0.475 < interval.high < 0.55
+    assert mean_interval([1.0, 1.0]).low == 1.0
 
 
 def test_nearest_is_by_direction_and_not_by_scale():

@@ -12,6 +12,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from trainer.data.records import IMAGE_MARK, ROLES
+
 _NUMBERS = {
     "0": "zero",
     "1": "one",
@@ -59,23 +61,25 @@ class Question:
 
 
 def read_questions(records: Iterable[dict]) -> list[Question]:
-    """Questions from LLaVA records: the first human turn, and `accepted` or else the first answer.
+    """Questions from LLaVA records: the first question, and `accepted` or else the first answer.
 
-    Captions (kind "caption") are scored elsewhere and left out. Raises ValueError naming a record without a
-    question and an answer.
+    Speakers are "human" and "gpt", or "user" and "assistant". Captions (kind "caption") are scored elsewhere
+    and left out. Raises ValueError naming a record without a question and an answer.
     """
     questions = []
     for number, record in enumerate(records):
+        if not isinstance(record, dict):
+            raise ValueError(f"record {number} is not an object")
         name, kind = str(record.get("id", number)), record.get("kind", "other")
         if kind == "caption":
             continue
         try:
             turns = record["conversations"]
-            text = next(t["value"] for t in turns if t["from"] == "human")
-            reply = next(t["value"] for t in turns if t["from"] == "gpt")
+            text = next(t["value"] for t in turns if ROLES.get(t["from"]) == "user")
+            reply = next(t["value"] for t in turns if ROLES.get(t["from"]) == "assistant")
         except (KeyError, TypeError, StopIteration) as error:
             raise ValueError(f"record {name} has no question and answer") from error
-        text = text.replace("<image>", "").strip()
+        text = text.replace(IMAGE_MARK, "").strip()
         answer = record.get("answer", reply)
         accepted = tuple(record.get("accepted", (reply,)))
         topic = record.get("topic", f"{kind}:{text}")

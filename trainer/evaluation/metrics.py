@@ -1,7 +1,7 @@
 """Caption scores as COCO's evaluation code gives them, and bootstrap intervals for them.
 
 PTB tokenizer, CIDEr-D, BLEU-1..4, METEOR and ROUGE-L are pycocoevalcap's own; nothing is scored anew here,
-except that BLEU is summed again from pycocoevalcap's counts for every bootstrap sample. Scores are as
+except that BLEU and METEOR are summed again from their counts for every bootstrap sample. Scores are as
 published: CIDEr 0..10 (a human caption on Flickr8k: about 0.8), the others as fractions.
 """
 
@@ -24,7 +24,8 @@ class MetricsError(RuntimeError):
 class CaptionScores:
     """`corpus`: metric -> score; `images`: metric -> [images], the terms its bootstrap is made of.
 
-    `images["Bleu"]` is [images, 10]: length, closest reference length, matched and all 1..4-grams.
+    `images["Bleu"]` is [images, 10]: length, closest reference length, matched and all 1..4-grams;
+    `images["METEOR"]` [images, 23]: the statistics that METEOR's own program adds up over a corpus.
     """
 
     corpus: dict[str, float]
@@ -46,7 +47,7 @@ def tokenize(captions: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
 
     Raises MetricsError where there is no Java.
     """
-    _need_java()
+    need_java()
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     given = {key: [{"caption": caption} for caption in texts] for key, texts in captions.items()}
@@ -63,7 +64,6 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     """
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
     from pycocoevalcap.cider.cider import Cider
-    from pycocoevalcap.meteor.meteor import Meteor
     from pycocoevalcap.rouge.rouge import Rouge
 
     truth = tokenize({key: references[key] for key in candidates})
@@ -87,9 +87,10 @@ def caption_scores(candidates: Mapping[str, str], references: Mapping[str, Seque
     images: dict[str, np.ndarray] = {"Bleu": counts}
     with _quiet():
         corpus |= {f"Bleu_{n}": score for n, score in enumerate(bleu.compute_score(option="closest")[0], 1)}
-        for name, scorer in (("METEOR", Meteor()), ("ROUGE_L", Rouge()), ("CIDEr", Cider())):
+        for name, scorer in (("ROUGE_L", Rouge()), ("CIDEr", Cider())):
             score, each = scorer.compute_score(truth, said)
             corpus[name], images[name] = float(score), np.asarray(each, dtype=np.float64)
+        corpus["METEOR"], images["METEOR"] = _meteor(truth, said)
     return CaptionScores(corpus, images, len({text.strip().lower() for text in candidates.values()}))
 
 
@@ -100,6 +101,55 @@ def bleu_from_counts(counts: np.ndarray) -> np.ndarray:
     ratio = (length + 1e-15) / (reference + 1e-9)
     brevity = np.where(ratio < 1, np.exp(1 - 1 / np.maximum(ratio, 1e-9)), 1.0)
     return np.prod(precision, axis=-1) ** 0.25 * brevity
+
+
+def _meteor(truth: dict[str, list[str]], said: dict[str, list[str]]) -> tuple[float, np.ndarray]:
+    """METEOR's corpus score and each image's statistics, [images, 23]."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    class Counting(Meteor):
+        def __init__(self):
+            super().__init__()
+            self.counts: list[list[float]] = []
+
+        def _stat(self, hypothesis_str, reference_list):
+            line = super()._stat(hypothesis_str, reference_list)
+            self.counts.append([float(number) for number in line.split()])
+            return line
+
+    scorer = Counting()
+    score, _ = scorer.compute_score(truth, said)
+    return float(score), np.array(scorer.counts)
+
+
+_STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+
+
+def meteor_from_counts(counts: np.ndarray) -> np.ndarray:
+    """METEOR 1.5 (Denkowski and Lavie 2014; English parameters) of summed statistics, [..., 23] -> [...].
+
+    The statistics are in the order of METEOR's program: lengths of candidate and reference, their function
+    words, for each of four stages the matched content and function words of both, chunks, matched words of both.
+    """
+    length, reference, function, reference_function = np.moveaxis(counts[..., :4], -1, 0)
+    stages = counts[..., 4:20].reshape(*counts.shape[:-1], 4, 4)
+    chunks, matched, reference_matched = np.moveaxis(counts[..., 20:23], -1, 0)
+    weighted = [
+        (_STAGE_WEIGHTS * (_DELTA * stages[..., side] + (1 - _DELTA) * stages[..., side + 2])).sum(axis=-1)
+        for side in (0, 1)
+    ]
+    lengths = [
+        _DELTA * (all_words - functional) + (1 - _DELTA) * functional
+        for all_words, functional in ((length, function), (reference, reference_function))
+    ]
+    precision, recall = (w / np.maximum(n, 1e-9) for w, n in zip(weighted, lengths, strict=True))
+    mean = 1 / np.maximum(
+        (1 - _ALPHA) / np.maximum(precision, 1e-9) + _ALPHA / np.maximum(recall, 1e-9), 1e-9
+    )
+    whole = (matched == length) & (reference_matched == reference) & (chunks == 1)
+    fragments = np.where(whole, 0.0, chunks / np.maximum((matched + reference_matched) / 2, 1e-9))
+    return np.where(matched > 0, mean * (1 - _GAMMA * fragments**_BETA), 0.0)
 
 
 def bootstrap(
@@ -129,7 +179,8 @@ def _samples(scores: CaptionScores, metric: str, samples: int, seed: int) -> np.
     terms = scores.images["Bleu" if metric == "Bleu_4" else metric]
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(terms), np.full(len(terms), 1 / len(terms)), size=samples)
-    return bleu_from_counts(weights @ terms) if metric == "Bleu_4" else weights @ terms / len(terms)
+    of_sums = {"Bleu_4": bleu_from_counts, "METEOR": meteor_from_counts}.get(metric)
+    return weights @ terms / len(terms) if of_sums is None else of_sums(weights @ terms)
 
 
 def accuracy(right: Sequence[bool], *, samples: int = 2000, seed: int = 0) -> Interval:
@@ -142,12 +193,27 @@ def accuracy(right: Sequence[bool], *, samples: int = 2000, seed: int = 0) -> In
     return Interval(float(values.mean()), float(low), float(high))
 
 
-def _need_java() -> None:
+def need_java() -> None:
+    """Raises MetricsError where there is no Java."""
     if shutil.which("java") is None:
         raise MetricsError(
             "Java is needed to score captions (PTB tokenizer, METEOR) and is not installed: "
             "apt-get install default-jre-headless"
         )
+
+
+def mean_interval(values: Sequence[float], *, samples: int = 2000, seed: int = 0) -> Interval:
+    """The mean of scores that take few different values, with its 95 % bootstrap interval.
+
+    Raises ValueError for no values.
+    """
+    if not values:
+        raise ValueError("no answers to score")
+    levels, counts = np.unique(np.asarray(values, dtype=np.float64), return_counts=True)
+    total = len(values)
+    draws = np.random.default_rng(seed).multinomial(total, counts / total, size=samples) @ levels / total
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return Interval(float(levels @ counts / total), float(low), float(high))
 
 
 @contextlib.contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 _ORDER = ("model", "blind", "nearest", "consensus", "prior", "majority", "human")
+_VQA = ("vqav2", "textvqa", "gqa")
+_COUNTS = ("questions", "records")
 _COLOURS = {
     "model": "#1f77b4", "blind": "#9ecae1", "nearest": "#c7c7c7", "consensus": "#7f7f7f",
     "prior": "#7f7f7f", "majority": "#c7c7c7", "human": "#2ca02c",
@@ -18,6 +20,9 @@ def table(results: dict) -> str:
         for part in (
             _caption_table(results.get("captions", {})),
             _question_table(results.get("questions", {})),
+            _vqa_table({name: results[name] for name in _VQA if name in results}),
+            _pope_table(results.get("pope", {})),
+            _perplexity_table(results.get("perplexity", {})),
             _retention_line(results.get("retention", {})),
         )
         if part
@@ -25,7 +30,7 @@ def table(results: dict) -> str:
 
 
 def _names(found: dict) -> list[str]:
-    return [n for n in _ORDER if n in found] + [n for n in found if n not in _ORDER and n != "questions"]
+    return [n for n in _ORDER if n in found] + [n for n in found if n not in _ORDER and n not in _COUNTS]
 
 
 def _caption_table(captions: dict) -> str:
@@ -55,12 +60,56 @@ def _question_table(kinds: dict) -> str:
     names = _names(next(iter(kinds.values())))
     rows = [("questions", "number", *names)]
     for kind, found in kinds.items():
-        cells = (
-            f"{100 * a['value']:.1f} ({100 * a['low']:.0f}..{100 * a['high']:.0f})"
-            for a in map(found.get, names)
-        )
+        cells = (_percent(found[name]) for name in names)
         rows.append((kind, str(found["questions"]), *cells))
     return _aligned(rows)
+
+
+def _vqa_table(sets: dict) -> str:
+    if not sets:
+        return ""
+    rows = [("accuracy", "questions", "answers of", "all (95 %)", "by kind")]
+    for name, found in sets.items():
+        for who in _names(found):
+            kinds = found[who]["by_kind"]
+            each = ", ".join(f"{kind} {100 * value:.1f}" for kind, value in kinds.items())
+            rows.append(
+                (
+                    name,
+                    str(found["questions"]),
+                    who,
+                    _percent(found[who]["accuracy"]),
+                    each if len(kinds) > 1 else "",
+                )
+            )
+    return _aligned(rows)
+
+
+def _pope_table(settings: dict) -> str:
+    if not settings:
+        return ""
+    rows = [("POPE", "questions", "answers of", "accuracy (95 %)", "precision", "recall", "F1", "yes")]
+    for setting, found in settings.items():
+        for who in _names(found):
+            scores = found[who]
+            rest = (f"{100 * scores[m]['value']:.1f}" for m in ("precision", "recall", "f1", "yes_ratio"))
+            rows.append((setting, str(found["questions"]), who, _percent(scores["accuracy"]), *rest))
+    return _aligned(rows)
+
+
+def _perplexity_table(found: dict) -> str:
+    if not found:
+        return ""
+    rows = [("answers given", "records", "tokens", "perplexity", "nats per token")]
+    for who in _names(found):
+        values = found[who]
+        numbers = (f"{values['perplexity']:.3f}", f"{values['nats_per_token']:.4f}")
+        rows.append((who, str(found["records"]), str(values["tokens"]), *numbers))
+    return _aligned(rows)
+
+
+def _percent(interval: dict) -> str:
+    return f"{100 * interval['value']:.1f} ({100 * interval['low']:.0f}..{100 * interval['high']:.0f})"
 
 
 def _retention_line(retention: dict) -> str:
@@ -84,57 +133,66 @@ def _aligned(rows: list[tuple[str, ...]]) -> str:
 
 
 def draw(results: dict, path: Path) -> None:
-    """Bars with 95 % intervals: CIDEr of each set of captions, accuracy of each kind of question."""
+    """Bars with 95 % intervals: CIDEr of captions, accuracy of each kind of question and of each benchmark."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    captions, kinds = results.get("captions", {}), results.get("questions", {})
-    wanted = [bool(captions), bool(kinds)]
-    if not any(wanted):
+    panels = []  # title, group -> name -> interval, scale
+    if captions := results.get("captions"):
+        panels.append(
+            ("captions: CIDEr", {n: {n: captions[n]["intervals"]["CIDEr"]} for n in _names(captions)}, 1)
+        )
+    if kinds := results.get("questions"):
+        panels.append(("questions: per cent right", {k: _only(found) for k, found in kinds.items()}, 100))
+    groups = {
+        name: {n: results[name][n]["accuracy"] for n in _names(results[name])}
+        for name in _VQA
+        if name in results
+    }
+    for setting, found in results.get("pope", {}).items():
+        groups[f"POPE {setting}"] = {n: found[n]["accuracy"] for n in _names(found)}
+    if groups:
+        panels.append(("benchmarks: accuracy in per cent", groups, 100))
+    panels = [panel for panel in panels if any(panel[1].values())]
+    if not panels:
         return
-    widths = [w for w, shown in zip((3, 7), wanted, strict=True) if shown]
+    widths = [2 + len(groups) for _, groups, _ in panels]
     figure, axes = pyplot.subplots(
         1,
-        len(widths),
-        figsize=(1.3 * sum(widths) + 1, 4),
+        len(panels),
+        figsize=(0.8 * sum(widths) + 1, 4),
         width_ratios=widths,
         squeeze=False,
         layout="constrained",
     )
-    remaining = list(axes[0])
-    if captions:
-        axis, names = remaining.pop(0), _names(captions)
-        _bars(
-            axis,
-            range(len(names)),
-            [captions[n]["intervals"]["CIDEr"] for n in names],
-            0.7,
-            [_colour(n) for n in names],
-        )
-        axis.set_xticks(range(len(names)), names, rotation=30)
-        axis.set_title("captions: CIDEr")
-    if kinds:
-        axis, names = remaining.pop(0), _names(next(iter(kinds.values())))
-        width = 0.8 / max(1, len(names))
-        for i, name in enumerate(names):
-            at = [k + (i - (len(names) - 1) / 2) * width for k in range(len(kinds))]
-            _bars(
-                axis,
-                at,
-                [found[name] for found in kinds.values()],
-                width,
-                _colour(name),
-                label=name,
-                scale=100,
-            )
-        axis.set_xticks(range(len(kinds)), list(kinds), rotation=30)
-        axis.set_ylim(0, 100)
-        axis.set_title("questions: per cent right")
-        axis.legend(fontsize=8)
+    for axis, (title, groups, scale) in zip(axes[0], panels, strict=True):
+        _panel(axis, groups, scale)
+        axis.set_title(title)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _only(found: dict) -> dict:
+    return {name: found[name] for name in _names(found)}
+
+
+def _panel(axis, groups: dict[str, dict[str, dict]], scale: float) -> None:
+    """One group of bars per key of `groups`, one bar per answerer."""
+    names = list(dict.fromkeys(name for found in groups.values() for name in found))
+    alone = all(len(found) == 1 for found in groups.values())
+    width = 0.7 if alone else 0.8 / len(names)
+    for i, name in enumerate(names):
+        at = [k for k, found in enumerate(groups.values()) if name in found]
+        shift = 0.0 if alone else (i - (len(names) - 1) / 2) * width
+        intervals = [found[name] for found in groups.values() if name in found]
+        _bars(axis, [k + shift for k in at], intervals, width, _colour(name), label=name, scale=scale)
+    axis.set_xticks(range(len(groups)), list(groups), rotation=30)
+    if scale == 100:
+        axis.set_ylim(0, 100)
+    if not alone:
+        axis.legend(fontsize=8)
 
 
 def _colour(name: str) -> str:
