@@ -17,6 +17,9 @@ from pydantic import ValidationError
 
 from trainer.config import PrepareConfig, Settings, TrainConfig, load_config
 from trainer.evaluation.config import EvaluateConfig
+from trainer.exporting.config import ExportConfig
+from trainer.planning.config import PlanConfig
+from trainer.tuning.config import TuneConfig
 
 DONE, BAD, INTERRUPTED = 0, 2, 130
 
@@ -56,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     _config_verb(
         verbs, "evaluate", EvaluateConfig, _evaluate, "score captions and answers beside their baselines"
     )
+    _config_verb(verbs, "plan", PlanConfig, _plan, "memory, time and settings of a run, before it begins")
+    _config_verb(verbs, "tune", TuneConfig, _tune, "search hyper-parameters of a run")
+    _config_verb(verbs, "export", ExportConfig, _export, "write a checkpoint for other programs")
     from trainer.data.dialogues import generate
 
     text = "make LLaVA records by rules from captions and object boxes"
@@ -144,3 +150,23 @@ def _evaluate(config: EvaluateConfig) -> int:
     from trainer.evaluate import evaluate
 
     return evaluate(config)
+
+
+def _plan(config: PlanConfig) -> int:
+    from trainer.plan import plan
+
+    return plan(config)
+
+
+def _tune(config: TuneConfig) -> int:
+    from trainer.tune import tune
+
+    tune(config)
+    print(f"best settings: {config.out / 'best.toml'}")
+    return DONE
+
+
+def _export(config: ExportConfig) -> int:
+    from trainer.export import run
+
+    return run(config)

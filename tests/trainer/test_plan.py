@@ -1,0 +1,117 @@
+"""`plan` at full size without weights, and its step against a real one of a tiny model."""
+
+import json
+
+import pytest
+
+from shared.checkpoint import build_model
+from shared.config import load_preset
+from shared.language import attach_lora
+from trainer.cli import main
+from trainer.config import TrainConfig
+from trainer.objective import Objective, training_precision
+from trainer.planning.fit import usable
+from trainer.planning.simulate import MemoryTracker, Setup, _batch, simulate
+
+
+@pytest.mark.parametrize(
+    ("preset", "stage", "trained", "frozen_language"),
+    [
+        ("phi2", "pretrain", {"projector": 15_086_080}, 2_779_683_840),
+        # LoRA of rank 16 on q, k, v, dense (2560 to 2560) and fc1, fc2 (2560 to 10240), 32 layers:
+        # 32 * 16 * (4 * (2560 + 2560) + 2 * (2560 + 10240))
+        ("phi2", "finetune", {"projector": 15_086_080, "adapters": 23_592_960}, 2_779_683_840),
+        ("phi3", "pretrain", {"projector": 21_249_024}, 3_821_079_552),
+        # qkv (3072 to 9216), o (3072 to 3072), gate_up (3072 to 16384), down (8192 to 3072):
+        # 32 * 16 * (12288 + 6144 + 19456 + 11264)
+        ("phi3", "finetune", {"projector": 21_249_024, "adapters": 25_165_824}, 3_821_079_552),
+    ],
+)
+def test_parameters_at_full_size(preset, stage, trained, frozen_language, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    arguments = ["--stage", stage, "--preset", preset, "--max-tokens", "64", "--batch-tokens", "64"]
+    assert main(["plan", *arguments, "--out", str(out)]) == 0
+    counts = json.loads(out.read_text())["step"]["parameters"]
+    assert {part: learned for part, (learned, _) in counts.items() if learned} == trained
+    assert counts["language model"] == [0, frozen_language]
+    assert counts["vision tower"] == [0, 87_456_000]
+    said = capsys.readouterr().out
+    assert f"{trained['projector']:,}" in said and "assumed" in said
+
+
+@pytest.mark.parametrize("stage", ["pretrain", "finetune"])
+def test_phi2_fits_ten_gib(stage, tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--stage", stage, "--gpu-memory", "10", "--price", "2", "--out", str(out)]) == 0
+    made = json.loads(out.read_text())
+    assert sum(made["step"]["memory"].values()) < usable(10)
+    assert made["setup"]["rows"] >= 4 and made["accumulation"] >= 1
+    assert made["cost"] == pytest.approx(2 * made["hours"])
+    settings = tmp_path / "run.toml"
+    settings.write_text("\n".join(made["settings"]))
+    TrainConfig.model_validate({"data": tmp_path, "out": tmp_path} | _toml(settings))
+    assert all(line in capsys.readouterr().out for line in made["settings"])
+
+
+def _toml(path):
+    import tomllib
+
+    return tomllib.loads(path.read_text())
+
+
+def test_settings_of_a_run_are_taken(tmp_path):
+    run = tmp_path / "run.toml"
+    run.write_text('preset = "embedded"\nbatch_tokens = 128\nmax_tokens = 64\nlora_rank = 4\nseed = 3\n')
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--run", str(run), "--max-tokens", "32", "--out", str(out)]) == 0
+    made = json.loads(out.read_text())
+    assert made["setup"]["model"] == "embedded"
+    assert (made["setup"]["rows"], made["setup"]["row_tokens"], made["setup"]["lora"][0]) == (4, 32, 4)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("kind", ["llama", "phi"])
+def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_preset):
+    """The same tracker around a real step of the real model, tensor by tensor."""
+    config = load_preset(str(tiny_preset(kind)))
+    setup = Setup(
+        config, "finetune", rows=3, row_tokens=50, label_share=0.4, dtype="float32", attention="eager",
+        gradient_checkpointing=checkpointing, lora=(4, 8, 0.1),
+    )  # fmt: skip
+    planned = simulate(setup)
+    model = build_model(config, dtype="float32", attn_implementation="eager")
+    if checkpointing:
+        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    model.language = attach_lora(model.language, config.language.lora_targets, rank=4, alpha=8, dropout=0.1)
+    batch = _batch(model, setup)
+    batch.packed.input_ids[:, : model.vision.num_patches] = -200
+    tracker = MemoryTracker(model.causal_lm.config.vocab_size)
+    with training_precision(model), tracker:
+        Objective(model).train()(batch).backward()
+    real = sum(tracker.peak_parts().values())
+    resident = ("weights", "optimizer")
+    assert sum(v for k, v in planned.memory.items() if not k.startswith(resident)) == pytest.approx(
+        real, rel=0.03
+    )
+    learned = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert sum(count for count, _ in planned.parameters.values()) == learned
+    assert planned.memory["optimizer"] == 8 * learned
+
+
+def test_checkpointing_and_four_bits_save_memory(tiny_preset):
+    def peak(**changes):
+        base = {"rows": 8, "row_tokens": 64, "label_share": 0.3, "attention": "sdpa"}
+        return simulate(Setup(load_preset(str(tiny_preset("phi"))), "finetune", **base | changes))
+
+    plain, checkpointed, packed = peak(), peak(gradient_checkpointing=True), peak(quantization="nf4")
+    assert checkpointed.memory["activations"] < 0.7 * plain.memory["activations"]
+    assert checkpointed.flops > plain.flops
+    assert packed.memory["weights: language model"] < plain.memory["weights: language model"]
+    assert packed.parameters == plain.parameters
+
+
+def test_mistakes_are_said(capsys):
+    assert main(["plan", "--gpu-memory", "3"]) == 2
+    assert "smaller" in capsys.readouterr().err
+    assert main(["plan", "--gpu", "abacus"]) == 2
+    assert "A100" in capsys.readouterr().err

@@ -1,0 +1,143 @@
+"""A preset's model at full size without weights: fake tensors have shapes and no memory.
+
+The same modules, the same LoRA and the same loss as in training; only the check that images fill the prompt's
+slots is left out, since it looks at values. 4-bit layers are stand-ins with bitsandbytes' sizes.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig
+
+from shared.config import ModelConfig, resolve_source
+from shared.language import attach_lora
+from shared.model import MultimodalModel
+from shared.projector import build_projector
+from shared.vision import ClipTower, VisionTower, load_vision_tower
+
+NF4_BLOCK, ABSMAX_BLOCK = (
+    64,
+    256,
+)  # weights per absmax, absmaxes per second-level absmax (Dettmers et al. 2023)
+
+
+@cache
+def _known() -> dict[str, dict]:
+    return tomllib.loads((Path(__file__).parent / "architectures.toml").read_text("utf-8"))
+
+
+def architecture(source: str) -> PreTrainedConfig:
+    """The transformers configuration of a source, from the table or from its files.
+
+    Raises:
+        ValueError: it is neither in the table nor on this machine.
+    """
+    if source in _known():
+        dimensions = dict(_known()[source])
+        return AutoConfig.for_model(dimensions.pop("model_type"), **dimensions)
+    try:
+        return AutoConfig.from_pretrained(resolve_source(source))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"the dimensions of {source!r} are not known here: download its config.json, or name a preset"
+        ) from error
+
+
+class PlannedModel(MultimodalModel):
+    """A `MultimodalModel` of fake tensors, without a tokenizer."""
+
+    def __init__(self, config: ModelConfig, vision: VisionTower, projector: nn.Module, language: nn.Module):
+        nn.Module.__init__(self)
+        self.config, self.vision, self.projector, self.language = config, vision, projector, language
+
+    def embed(self, input_ids: Tensor, image_embeds: Tensor | None = None) -> Tensor:
+        """Like the real one, with slots that the images are taken to fill."""
+        slots = input_ids < 0
+        embeds = self.causal_lm.get_input_embeddings()(input_ids.masked_fill(slots, 0))
+        if image_embeds is None:
+            return embeds
+        return embeds.masked_scatter(slots[..., None], image_embeds.flatten(0, 1).to(embeds.dtype))
+
+
+def build_planned(
+    config: ModelConfig,
+    *,
+    stage: str,
+    dtype: torch.dtype,
+    quantization: str,
+    attention: str,
+    checkpointing: bool,
+    lora: tuple[int, float, float],
+) -> PlannedModel:
+    """The model as `stage` trains it; call it inside a `FakeTensorMode`.
+
+    Args:
+        lora: rank, alpha and dropout.
+    """
+    language = AutoModelForCausalLM.from_config(
+        architecture(config.language.source), dtype=dtype, attn_implementation=attention
+    )
+    language.requires_grad_(False).eval()
+    if quantization == "nf4":
+        _quantize(language, dtype)
+    if config.vision.tower == "clip":
+        vision = ClipTower(config.vision, CLIPVisionModel(architecture(config.vision.source)))
+    else:
+        vision = load_vision_tower(config.vision, pretrained=False)
+    projector = build_projector(config.projector, vision.width, language.config.hidden_size)
+    if checkpointing:
+        language.gradient_checkpointing_enable({"use_reentrant": False})
+    if stage == "finetune":
+        rank, alpha, dropout = lora
+        language = attach_lora(
+            language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
+        )
+    return PlannedModel(config, vision, projector, language).train()
+
+
+class Dequantised(torch.autograd.Function):
+    """bitsandbytes' 4-bit matrix product: the weight in full is a passing buffer, forward and backward."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, packed: Tensor, bias: Tensor | None, shape: tuple[int, int]) -> Tensor:
+        ctx.save_for_backward(packed)
+        ctx.shape = shape
+        return linear(x, x.new_empty(shape), bias)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        return grad @ grad.new_empty(ctx.shape), None, None, None
+
+
+class FakeLinear4bit(nn.Linear):
+    """A 4-bit Linear's memory: two weights a byte, an 8-bit absmax per 64, a float32 one per 256 of those."""
+
+    def __init__(self, like: nn.Linear, dtype: torch.dtype):
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.compute = like.in_features, like.out_features, dtype
+        count = like.in_features * like.out_features
+        self.weight = nn.Parameter(torch.empty(count // 2, 1, dtype=torch.uint8), requires_grad=False)
+        blocks = -(-count // NF4_BLOCK)
+        self.register_buffer("absmax", torch.empty(blocks, dtype=torch.uint8))
+        self.register_buffer("second_absmax", torch.empty(-(-blocks // ABSMAX_BLOCK)))
+        self.bias = None if like.bias is None else nn.Parameter(like.bias.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(self.compute)
+        return Dequantised.apply(
+            x.to(self.compute), self.weight, bias, (self.out_features, self.in_features)
+        ).to(x.dtype)
+
+
+def _quantize(language: nn.Module, dtype: torch.dtype) -> None:
+    """Replace every Linear but `lm_head`, as transformers does."""
+    for module in list(language.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Linear) and child is not language.get_output_embeddings():
+                setattr(module, name, FakeLinear4bit(child, dtype))

@@ -1,0 +1,237 @@
+"""One training step on fake tensors: the peak of its memory by part, and its floating-point operations."""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from shared.config import ModelConfig
+from trainer.data.packing import PackedBatch
+from trainer.data.steps import Batch
+from trainer.objective import Objective, training_precision
+from trainer.planning.model import PlannedModel, build_planned
+
+ADAM_BYTES = {
+    "adamw": 8.0,
+    "adamw8bit": 2.0 + 2 * 4 / 256,
+}  # per parameter: two moments, 8-bit ones in blocks of 256
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What decides a step's memory and arithmetic."""
+
+    model: ModelConfig
+    stage: str
+    rows: int
+    row_tokens: int
+    label_share: float
+    dtype: str = "bfloat16"
+    quantization: str = "none"
+    gradient_checkpointing: bool = False
+    optimizer: str = "adamw"
+    attention: str = "sdpa"
+    lora: tuple[int, float, float] = (16, 32, 0.05)
+    image_every: int | None = None  # tokens of text and image per image; None: one image a row
+
+
+@dataclass(frozen=True)
+class Step:
+    """One forward and backward pass.
+
+    Attributes:
+        parameters: part -> (trained, frozen).
+        memory: part -> bytes at the peak, of all that is resident and of what the pass adds.
+        flops: of the pass, gradient checkpointing's second forward pass included.
+        vision_flops: of one image in the tower, computed once for the whole run.
+        tokens, labels, images: of the pass.
+    """
+
+    parameters: dict[str, tuple[int, int]]
+    memory: dict[str, int]
+    flops: int
+    vision_flops: int
+    tokens: int
+    labels: int
+    images: int
+
+    @property
+    def peak(self) -> int:
+        """Bytes."""
+        return sum(self.memory.values())
+
+
+def simulate(setup: Setup) -> Step:
+    """Compute one step of `setup` without data."""
+    dtype = getattr(torch, setup.dtype)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        model = build_planned(
+            setup.model,
+            stage=setup.stage,
+            dtype=dtype,
+            quantization=setup.quantization,
+            attention=setup.attention,
+            checkpointing=setup.gradient_checkpointing,
+            lora=setup.lora,
+        )
+        batch = _batch(model, setup)
+        objective = Objective(model).train()
+        tracker, flops = MemoryTracker(model.causal_lm.config.vocab_size), FlopCounterMode(display=False)
+        with training_precision(model), flops, tracker:
+            objective(batch).backward()
+        tracker.note_gradients(p.grad for p in model.parameters() if p.grad is not None)
+        tower = FlopCounterMode(display=False)
+        size = setup.model.vision.image_size
+        with tower:
+            model.vision(torch.empty(1, 3, size, size))
+        memory = _resident(model) | {"optimizer": _optimizer_bytes(model, setup.optimizer)}
+        memory |= tracker.peak_parts()
+        return Step(
+            parameters=_counts(model),
+            memory=memory,
+            flops=flops.get_total_flops(),
+            vision_flops=tower.get_total_flops(),
+            tokens=setup.rows * setup.row_tokens,
+            labels=len(batch.packed.labels),
+            images=len(batch.features),
+        )
+
+
+def _batch(model: PlannedModel, setup: Setup) -> Batch:
+    rows, tokens = setup.rows, setup.row_tokens
+    images = max(1, rows * tokens // (setup.image_every or tokens))
+    labels = max(1, round(rows * tokens * setup.label_share))
+    whole = {"dtype": torch.long}
+    packed = PackedBatch(
+        input_ids=torch.zeros(rows, tokens, **whole),
+        position_ids=torch.zeros(rows, tokens, **whole),
+        attention_mask=torch.zeros(rows, 1, tokens, tokens, dtype=torch.bool),
+        predictors=torch.zeros(labels, **whole),
+        labels=torch.zeros(labels, **whole),
+        targets=torch.zeros(labels, **whole),
+        images=[""] * images,
+        mirrorable=[False] * images,
+    )
+    return Batch(packed, torch.zeros(images, model.vision.num_patches, model.vision.width))
+
+
+def _parts(model: PlannedModel) -> dict[str, list[tuple[str, Tensor]]]:
+    """Parameters and buffers by part, each storage once."""
+    parts: dict[str, list[tuple[str, Tensor]]] = {
+        "vision tower": [], "projector": [], "language model": [], "adapters": [], "quantisation constants": [],
+    }  # fmt: skip
+    seen: set[int] = set()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if name.startswith("vision."):
+            part = "vision tower"
+        elif name.startswith("projector."):
+            part = "projector"
+        elif "lora_" in name:
+            part = "adapters"
+        elif "absmax" in name:
+            part = "quantisation constants"
+        else:
+            part = "language model"
+        parts[part].append((name, tensor))
+    return parts
+
+
+def _resident(model: PlannedModel) -> dict[str, int]:
+    """Bytes of weights by part."""
+    sizes = {p: sum(t.numel() * t.element_size() for _, t in found) for p, found in _parts(model).items()}
+    return {f"weights: {part}": size for part, size in sizes.items() if size}
+
+
+def _counts(model: PlannedModel) -> dict[str, tuple[int, int]]:
+    """(trained, frozen) parameters by part; a packed byte is two of them."""
+    counts = {}
+    names = dict(model.named_parameters())
+    for part, found in _parts(model).items():
+        trained = frozen = 0
+        for name, tensor in found:
+            if name in names:
+                count = tensor.numel() * (2 if tensor.dtype == torch.uint8 else 1)
+                trained, frozen = (
+                    trained + count * tensor.requires_grad,
+                    frozen + count * (not tensor.requires_grad),
+                )
+        if trained or frozen:
+            counts[part] = (trained, frozen)
+    return counts
+
+
+def _optimizer_bytes(model: PlannedModel, optimizer: str) -> int:
+    return round(sum(p.numel() for p in model.parameters() if p.requires_grad) * ADAM_BYTES[optimizer])
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Every tensor storage that is made in the mode, from its birth to its death."""
+
+    def __init__(self, vocabulary: int):
+        super().__init__()
+        self.vocabulary = vocabulary
+        self._storages: list[tuple[int, str]] = []  # bytes and part of each, by serial number
+        self._events: list[tuple[int, int]] = []  # (+1 or -1, serial number), in order
+        self._alive: dict[int, int] = {}  # storage's address -> serial number
+        self._gradients: set[int] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
+                self._born(tensor, str(func))
+        return result
+
+    def _born(self, tensor: Tensor, func: str) -> None:
+        storage = tensor.untyped_storage()
+        address = storage._cdata
+        if address in self._alive or not storage.nbytes():
+            return
+        serial = len(self._storages)
+        part = "activations"
+        if tensor.dim() and tensor.shape[-1] == self.vocabulary:
+            part = "logits"
+        elif func.startswith("aten.new_empty"):
+            part = "dequantised weights"
+        self._storages.append((storage.nbytes(), part))
+        self._events.append((1, serial))
+        self._alive[address] = serial
+        weakref.finalize(storage, self._died, address, serial)
+
+    def _died(self, address: int, serial: int) -> None:
+        if self._alive.get(address) == serial:
+            del self._alive[address]
+            self._events.append((-1, serial))
+
+    def note_gradients(self, gradients) -> None:
+        """Which of the storages became parameters' gradients."""
+        for gradient in gradients:
+            self._gradients.add(self._alive.get(gradient.untyped_storage()._cdata, -1))
+
+    def peak_parts(self) -> dict[str, int]:
+        """Bytes by part at the moment when most were in use."""
+        now = peak = at = 0
+        for index, (sign, serial) in enumerate(self._events):
+            now += sign * self._storages[serial][0]
+            if now > peak:
+                peak, at = now, index
+        alive: set[int] = set()
+        for sign, serial in self._events[: at + 1]:
+            (alive.add if sign > 0 else alive.discard)(serial)
+        parts = Counter()
+        for serial in alive:
+            size, part = self._storages[serial]
+            parts["gradients" if serial in self._gradients else part] += size
+        return dict(parts)

@@ -1,0 +1,1 @@
+"""Hyper-parameter search: its settings, its space, one trial, and what came out."""
