@@ -7,6 +7,9 @@ from fastapi import FastAPI
 
 from service import errors, page
 from service.api import generate, probes, transcribe
+from service.api.openapi import describe_bodies
+from service.api.v1 import chat, models
+from service.api.v1.requests import ChatRequest
 from service.metrics import Metrics
 from service.middleware import BodyLimitMiddleware, MetricsMiddleware, RequestIdMiddleware
 from service.runtime import Runtime
@@ -23,7 +26,7 @@ Every error, on every route, is `{"error": {"message", "type", "param", "code"}}
 def create_app(settings: Settings) -> FastAPI:
     """The ASGI application. Its model loads in the background once the application starts."""
     metrics = Metrics()
-    runtime = Runtime(settings, on_step=metrics.observe_step)
+    runtime = Runtime(settings, on_step=metrics.observe_step, on_answer=metrics.observe_generation)
     metrics.watch(runtime)
 
     @asynccontextmanager
@@ -36,10 +39,11 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.runtime = runtime
     app.state.metrics = metrics
     errors.install(app)
-    for resource in (generate, transcribe, probes):
+    for resource in (generate, transcribe, chat, models, probes):
         app.include_router(resource.router)
     if settings.page:
         app.include_router(page.router)
+    describe_bodies(app, ChatRequest)
     # The last one added is the outermost.
     app.add_middleware(BodyLimitMiddleware, max_bytes=settings.max_upload_bytes)
     app.add_middleware(MetricsMiddleware, metrics=metrics)

@@ -108,21 +108,48 @@ def client_gone() -> ApiError:
     return ApiError(499, "The client closed the connection.", code="client_gone")
 
 
-def from_validation(errors: list[Any]) -> ApiError:
-    """pydantic's list of errors as one sentence a person understands, about the first of them."""
-    first = errors[0]
-    where = next(
-        (str(part) for part in first["loc"] if part not in ("body", "query", "path", "header")), None
-    )
-    if first["type"] == "extra_forbidden":
+def from_validation(errors: list[Any], body: Any = None) -> ApiError:
+    """pydantic's list of errors as one sentence a person understands, about the one that lies deepest.
+
+    Args:
+        body: the JSON that was validated, for the place of the error in it.
+    """
+    first = max(errors, key=lambda error: len(error["loc"]))
+    where = _place(first, body) or None
+    kind, context = first["type"], first.get("ctx", {})
+    if kind == "extra_forbidden":
         return bad_request(f"Unknown field {where!r}.", param=where, code="unknown_field")
-    if first["type"] == "missing":
+    if kind == "missing":
         return bad_request(f"The field {where!r} is required.", param=where, code="missing_field")
-    reason = re.sub(r"^(Value error,|Input|String|List|Value) ", "", first["msg"]).split(", unable to")[0]
+    what = f"The field {where!r}" if where else "The request"
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        known = context.get("expected_tags", "one of those described at /docs")
+        given = f", not {context['tag'][:80]!r}" if "tag" in context else ""
+        return bad_request(f"{what} must have as {context['discriminator']} {known}{given}.", param=where)
+    if kind in ("model_type", "model_attributes_type", "dict_type"):
+        return bad_request(f"{what} should be an object.", param=where)
+    reason = re.sub(r"^(Value error,|Input|String|List|Value) ", "", first["msg"])
+    reason = reason.split(", unable to")[0].replace(" after validation", "")
     got = first.get("input")
     shown = f", not {str(got)[:80]!r}" if isinstance(got, str | int | float) else ""
-    what = f"The field {where!r}" if where else "The request"
     return bad_request(f"{what} {reason}{shown}.", param=where)
+
+
+def _place(error: Any, body: Any) -> str:
+    """Where a validation error is: the field of a form, or a place in JSON such as `messages[0].content`."""
+    if body is None:
+        parts = [part for part in error["loc"] if part not in ("body", "query", "path", "header")]
+        return str(parts[0]) if parts else ""
+    path, value = "", body
+    for part in error["loc"]:
+        try:
+            value = value[part]
+        except (TypeError, KeyError, IndexError):
+            continue  # the name of a union's branch, not of something in the body
+        path += f"[{part}]" if isinstance(part, int) else f".{part}"
+    if error["type"] == "missing":
+        path += f".{error['loc'][-1]}"
+    return path.removeprefix(".")
 
 
 _MEDIA_STATUS = {"unsupported_media_type": 415, "too_large": 413}
@@ -133,19 +160,19 @@ def from_media(error: MediaError, param: str) -> ApiError:
     return ApiError(_MEDIA_STATUS.get(error.code, 400), str(error), code=error.code, param=param)
 
 
-def from_transcription(error: TranscriptionError) -> ApiError:
-    """A recording that was not transcribed."""
+def from_transcription(error: TranscriptionError, param: str = "audio") -> ApiError:
+    """A recording, sent as the field `param`, that was not transcribed."""
     match error:
         case TranscriptionBusy():
             return ApiError(429, str(error), code="queue_full", retry_after=5)
         case TranscriptionUnavailable():
             return ApiError(503, str(error), code="transcription_unavailable", retry_after=5)
         case TranscriptionTimeout():
-            return ApiError(504, str(error), code="deadline_exceeded", param="audio")
+            return ApiError(504, str(error), code="deadline_exceeded", param=param)
         case UnsupportedLanguage():
             return bad_request(str(error), param="language", code="unsupported_language")
         case _:
-            return ApiError(500, str(error), code="transcription_failed", param="audio")
+            return ApiError(500, str(error), code="transcription_failed", param=param)
 
 
 _HTTP_MESSAGES = {

@@ -13,7 +13,7 @@ import torch
 
 from service.admission import Admission
 from service.engine.continuous import ContinuousEngine
-from service.engine.interface import Engine, GenerationRequest, ImageInput, SamplingParams
+from service.engine.interface import Engine, Generation, GenerationRequest, ImageInput, SamplingParams
 from service.engine.sequential import SequentialEngine
 from service.engine.vision import ImageEncoder
 from service.errors import ApiError
@@ -39,9 +39,16 @@ class Runtime:
 
     Args:
         on_step: told the batch size of each decode step, in the engine's thread.
+        on_answer: told each generation that came to its end, and how many of its tokens were images'.
     """
 
-    def __init__(self, settings: Settings, *, on_step: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        on_step: Callable[[int], None] = lambda rows: None,
+        on_answer: Callable[[Generation, int], None] = lambda generation, image_tokens: None,
+    ) -> None:
         self.settings = settings
         self.admission = Admission(max_requests=settings.max_requests, max_tokens=settings.max_queue_tokens)
         self.model: MultimodalModel | None = None
@@ -50,6 +57,7 @@ class Runtime:
         self.started_at = int(time.time())
         self.failed = False
         self.on_failure: Callable[[], None] = lambda: None
+        self.on_answer = on_answer
         self._on_step = on_step
         self._warm = False
         self._draining = False

@@ -125,6 +125,13 @@ class Settings(BaseSettings):
     max_new_tokens: PositiveInt = Field(512, description="Most tokens that a request may ask for.")
     default_new_tokens: PositiveInt = Field(128, description="Tokens at most, where a request does not say.")
     max_images: PositiveInt = Field(8, description="Images in one request.")
+    max_recordings: PositiveInt = Field(8, description="Recordings in one dialogue.")
+    image_hosts: str = Field(
+        "",
+        description="Hosts from which an `image_url` is fetched, comma-separated; `*`: any public address; "
+        "empty: none, images come as data: URLs.",
+    )
+    image_fetch_timeout: PositiveFloat = Field(10.0, description="Seconds that fetching an image may take.")
     max_image_bytes: PositiveInt = Field(20 * MIB, description="Largest image file, in bytes.")
     max_image_pixels: PositiveInt = Field(
         50_000_000, description="Largest image, in pixels, checked before decoding."

@@ -1,36 +1,31 @@
 """Bodies of the native routes as pydantic models: what is accepted and what is answered, with examples."""
 
-from typing import Annotated, Literal
+from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
+from transformers import PreTrainedTokenizerBase
 
-StopString = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+from service.answer import Answer
+from service.api.logprobs import TokenLogprob, token_logprobs
+from service.api.sampling import MAX_LOGPROBS, SamplingFields, StopString
 
 
-class GenerateFields(BaseModel):
+class GenerateFields(SamplingFields):
     """The text fields of POST /generate."""
-
-    model_config = ConfigDict(extra="forbid")
 
     prompt: str = Field(
         "", description="The question. May be left out if there is audio.", examples=["What is this?"]
     )
     max_new_tokens: int | None = Field(None, ge=1, description="Most tokens to generate.", examples=[64])
-    temperature: float = Field(
-        0.0,
-        ge=0,
-        le=5,
-        allow_inf_nan=False,
-        description="0 takes the likeliest token each time; more is more varied.",
-    )
-    top_p: float = Field(
-        1.0, gt=0, le=1, description="Samples from the likeliest tokens that together have this probability."
-    )
-    seed: int | None = Field(
-        None, ge=0, lt=2**63, description="The same seed and question give the same sampled answer."
-    )
     stop: list[StopString] = Field(
         [], max_length=8, description="The answer ends before any of these strings. May be repeated."
+    )
+    logprobs: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LOGPROBS,
+        description="Report the log-probability of each token, and of this many of the likeliest in its place.",
+        examples=[2],
     )
     stream: bool = Field(False, description="Answer with server-sent events.")
 
@@ -65,6 +60,7 @@ class GenerateAnswer(BaseModel):
                     "text": "A brown dog is running along the beach.",
                     "transcript": None,
                     "finish_reason": "stop",
+                    "logprobs": None,
                     "usage": {"prompt_tokens": 31, "image_tokens": 16, "completion_tokens": 10},
                     "timings": {
                         "queue_ms": 0.1,
@@ -85,8 +81,40 @@ class GenerateAnswer(BaseModel):
     finish_reason: Literal["stop", "length"] = Field(
         description="`stop`: the answer ended by itself or at a stop string. `length`: at max_new_tokens."
     )
+    logprobs: list[TokenLogprob] | None = Field(description="The tokens; null unless asked for.")
     usage: Usage
     timings: RequestTimings
+
+    @classmethod
+    def of(cls, answer: Answer, tokenizer: PreTrainedTokenizerBase, eos_token_ids: tuple[int, ...]) -> Self:
+        """What to say about an answer that has come to its end."""
+        prepared, generation = answer.prepared, answer.generation
+        asked = generation.request.sampling.logprobs is not None
+        timings = generation.timings
+        return cls(
+            id=f"gen-{answer.id}",
+            model=answer.model,
+            text=answer.text,
+            transcript=prepared.transcript,
+            finish_reason=answer.finish_reason,
+            logprobs=token_logprobs(tokenizer, answer.tokens, eos_token_ids) if asked else None,
+            usage=Usage(
+                prompt_tokens=len(generation.request.input_ids),
+                image_tokens=prepared.image_tokens,
+                completion_tokens=generation.completion_tokens,
+            ),
+            timings=RequestTimings(
+                queue_ms=_ms(timings.queue),
+                transcribe_ms=_ms(prepared.transcribe_seconds),
+                vision_ms=_ms(timings.vision),
+                prefill_ms=_ms(timings.prefill),
+                decode_ms=_ms(timings.decode),
+            ),
+        )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds * 1000, 1)
 
 
 class ErrorDetail(BaseModel):
@@ -95,11 +123,26 @@ class ErrorDetail(BaseModel):
     message: str = Field(description="For a person: what was wrong, where, what to do.")
     type: Literal["invalid_request_error", "authentication_error", "rate_limit_error", "server_error"]
     param: str | None = Field(description="The field it is about.")
-    code: str = Field(description="For a program: a stable word.")
+    code: str | None = Field(description="For a program: a stable word.")
 
 
 class ErrorBody(BaseModel):
     """The body of every error."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "error": {
+                        "message": "The field 'temperature' should be less than or equal to 5, not 9.",
+                        "type": "invalid_request_error",
+                        "param": "temperature",
+                        "code": "invalid_request",
+                    }
+                }
+            ]
+        }
+    )
 
     error: ErrorDetail
 

@@ -15,7 +15,7 @@ from shared.media import decode_image
 from shared.model import MultimodalModel
 from shared.prompt import Message, question_content
 
-FIELDS = {"id", "model", "text", "transcript", "finish_reason", "usage", "timings"}
+FIELDS = {"id", "model", "text", "transcript", "finish_reason", "logprobs", "usage", "timings"}
 
 
 def ask(client: httpx.Client, prompt: str | None = None, files=(), **fields) -> dict:
