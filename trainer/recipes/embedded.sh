@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The embedded model from photographs to packaged weights. Stopped at any moment, it continues where it was.
 #
-#   FLICKR8K=DIR COCO128=DIR trainer/recipes/embedded.sh
+#   FLICKR8K=DIR COCO128=DIR [PACKAGE=1] trainer/recipes/embedded.sh
 #
+# PACKAGE=1 copies the result over the weights in shared/presets/embedded; without it they stay in RUNS.
 # FLICKR8K: images/, captions_train.tsv and captions_dev.tsv (file<TAB>caption), photographs at 224x224.
 # COCO128:  images/ and objects.jsonl (name, box_cxcywh).
 set -euo pipefail
@@ -32,4 +33,8 @@ dialogues eval captions_dev.tsv
 trainer evaluate --checkpoint "$RUNS/finetune/final" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
     --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
-echo "packaged with: cp -r $RUNS/finetune/final/. shared/presets/embedded/"
+if [ "${PACKAGE:-}" = 1 ]; then
+    cp -r "$RUNS/finetune/final/." shared/presets/embedded/
+else
+    echo "trained: $RUNS/finetune/final; PACKAGE=1 puts it into shared/presets/embedded"
+fi
