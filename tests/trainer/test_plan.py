@@ -11,7 +11,7 @@ from trainer.cli import main
 from trainer.config import TrainConfig
 from trainer.objective import Objective, training_precision
 from trainer.planning.fit import usable
-from trainer.planning.simulate import MemoryTracker, Setup, _batch, simulate
+from trainer.planning.simulate import MemoryTracker, Setup, make_batch, simulate
 
 
 @pytest.mark.parametrize(
@@ -83,8 +83,7 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
     if checkpointing:
         model.language.gradient_checkpointing_enable({"use_reentrant": False})
     model.language = attach_lora(model.language, config.language.lora_targets, rank=4, alpha=8, dropout=0.1)
-    batch = _batch(model, setup)
-    batch.packed.input_ids[:, : model.vision.num_patches] = -200
+    batch = make_batch(model, setup)
     tracker = MemoryTracker(model.causal_lm.config.vocab_size)
     with training_precision(model), tracker:
         Objective(model).train()(batch).backward()

@@ -14,6 +14,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from shared.config import ModelConfig
+from shared.model import MultimodalModel
+from shared.prompt import IMAGE_TOKEN_ID
 from trainer.data.packing import PackedBatch
 from trainer.data.steps import Batch
 from trainer.objective import Objective, training_precision
@@ -82,7 +84,7 @@ def simulate(setup: Setup) -> Step:
             checkpointing=setup.gradient_checkpointing,
             lora=setup.lora,
         )
-        batch = _batch(model, setup)
+        batch = make_batch(model, setup)
         objective = Objective(model).train()
         tracker, flops = MemoryTracker(model.causal_lm.config.vocab_size), FlopCounterMode(display=False)
         with training_precision(model), flops, tracker:
@@ -105,13 +107,16 @@ def simulate(setup: Setup) -> Step:
         )
 
 
-def _batch(model: PlannedModel, setup: Setup) -> Batch:
+def make_batch(model: MultimodalModel, setup: Setup) -> Batch:
+    """A batch of the setup's shape: zeros, and as many image slots as its images fill."""
     rows, tokens = setup.rows, setup.row_tokens
     images = max(1, rows * tokens // (setup.image_every or tokens))
     labels = max(1, round(rows * tokens * setup.label_share))
     whole = {"dtype": torch.long}
+    input_ids = torch.zeros(rows, tokens, **whole)
+    input_ids.flatten()[: images * model.vision.num_patches] = IMAGE_TOKEN_ID
     packed = PackedBatch(
-        input_ids=torch.zeros(rows, tokens, **whole),
+        input_ids=input_ids,
         position_ids=torch.zeros(rows, tokens, **whole),
         attention_mask=torch.zeros(rows, 1, tokens, tokens, dtype=torch.bool),
         predictors=torch.zeros(labels, **whole),

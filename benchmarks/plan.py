@@ -1,0 +1,166 @@
+"""Is `trainer plan` right about memory? Six configurations, planned and then run on this machine's CPU.
+
+    python benchmarks/plan.py [--out plan.json] [--rows 4] [--row-tokens 320]
+
+Each configuration runs two optimizer steps in a process of its own: the real model with its real weights, the real
+loss, the real optimizer. Measured is the growth of the process's resident memory, from before the model is loaded to
+its highest point in the second step; freed blocks go back to the system at once, so that what is resident is in use.
+Exit code 1 where a plan is more than 15 % off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOLERANCE = 0.15
+CONFIGURATIONS = {
+    "stage 1, float32": {"stage": "pretrain", "dtype": "float32"},
+    "stage 2, float32": {"stage": "finetune", "dtype": "float32"},
+    "stage 2, float32, checkpointing": {
+        "stage": "finetune", "dtype": "float32", "gradient_checkpointing": True,
+    },
+    "stage 1, bfloat16, checkpointing": {
+        "stage": "pretrain", "dtype": "bfloat16", "gradient_checkpointing": True,
+    },
+    "stage 2, bfloat16": {"stage": "finetune", "dtype": "bfloat16"},
+    "stage 2, NF4, checkpointing, 8-bit AdamW": {
+        "stage": "finetune", "dtype": "bfloat16", "quantization": "nf4", "gradient_checkpointing": True,
+        "optimizer": "adamw8bit",
+    },
+}  # fmt: skip
+
+
+def main() -> int:
+    """Plan and measure all configurations; print a table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--rows", type=int, default=4)
+    parser.add_argument("--row-tokens", type=int, default=320)
+    parser.add_argument("--out", type=Path, help="JSON with every part")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.measure:
+        print(json.dumps(measure(args.measure, args.rows, args.row_tokens)))
+        return 0
+    rows, results = [], {}
+    for name in CONFIGURATIONS:
+        planned = plan(name, args.rows, args.row_tokens)
+        measured = in_own_process(name, args.rows, args.row_tokens)
+        off = planned["peak"] / measured["peak"] - 1
+        results[name] = {"planned": planned, "measured": measured, "off": off}
+        rows.append(
+            f"{name:<44}{planned['peak'] / 2**20:>10.0f}{measured['peak'] / 2**20:>10.0f}{100 * off:>+8.1f} %"
+        )
+        print(rows[-1], file=sys.stderr)
+    print(f"embedded preset, {args.rows} rows of {args.row_tokens} tokens")
+    print(f"{'':<44}{'plan MiB':>10}{'measured':>10}{'off':>8}")
+    print("\n".join(rows))
+    if args.out:
+        args.out.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
+    return int(any(abs(result["off"]) > TOLERANCE for result in results.values()))
+
+
+def setup_of(name: str, rows: int, row_tokens: int):
+    """The plan's `Setup`; eager attention is what training on a CPU takes."""
+    from shared.config import load_preset
+    from trainer.planning.simulate import Setup
+
+    return Setup(
+        load_preset("embedded"), rows=rows, row_tokens=row_tokens, label_share=0.4, attention="eager",
+        image_every=120, **CONFIGURATIONS[name],
+    )  # fmt: skip
+
+
+def plan(name: str, rows: int, row_tokens: int) -> dict:
+    """Planned bytes: by part, and their sum."""
+    from trainer.planning.simulate import simulate
+
+    step = simulate(setup_of(name, rows, row_tokens))
+    return {"peak": step.peak, "parts": step.memory}
+
+
+def in_own_process(name: str, rows: int, row_tokens: int) -> dict:
+    """`measure` in a fresh process that gives freed memory back."""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment["PYTHONPATH"] = os.pathsep.join(
+        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    )
+    command = [
+        sys.executable,
+        __file__,
+        "--measure",
+        name,
+        "--rows",
+        str(rows),
+        "--row-tokens",
+        str(row_tokens),
+    ]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure(name: str, rows: int, row_tokens: int) -> dict:
+    """Bytes that the model, its optimizer and two steps add to this process."""
+    import gc
+
+    import torch
+
+    from shared.checkpoint import build_model
+    from shared.language import attach_lora
+    from trainer.objective import Objective, training_precision
+    from trainer.planning.simulate import make_batch
+
+    setup = setup_of(name, rows, row_tokens)
+    for dtype in (
+        torch.float32,
+        torch.bfloat16,
+    ):  # the libraries behind matrix products load at the first one
+        torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)
+    _optimizer([torch.nn.Parameter(torch.ones(2))], setup.optimizer)
+    before = _resident("VmRSS")
+    model = build_model(
+        setup.model, dtype=setup.dtype, quantization=setup.quantization, attn_implementation=setup.attention
+    )
+    if setup.gradient_checkpointing:
+        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+    if setup.stage == "finetune":
+        rank, alpha, dropout = setup.lora
+        targets = model.config.language.lora_targets
+        model.language = attach_lora(model.language, targets, rank=rank, alpha=alpha, dropout=dropout)
+    optimizer = _optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
+    batch, objective = make_batch(model, setup), Objective(model).train()
+    gc.collect()
+    loaded = _resident("VmRSS") - before
+    Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+    for _ in range(2):
+        with training_precision(model):
+            objective(batch).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return {"peak": _resident("VmHWM") - before, "loaded": loaded}
+
+
+def _optimizer(parameters: list, name: str):
+    import torch
+
+    if name == "adamw8bit":
+        import bitsandbytes
+
+        return bitsandbytes.optim.PagedAdamW8bit(parameters, lr=1e-4)
+    return torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+
+def _resident(field: str) -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}: this needs Linux")
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.exit(main())
