@@ -37,7 +37,7 @@ from shared.vision import load_vision_tower
 MANIFEST = "manifest.json"
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(ValueError):
     """A checkpoint is missing, incomplete, changed, or does not fit the model."""
 
 

@@ -1,4 +1,4 @@
-"""Client bytes -> an RGB image or mono 16 kHz sound, with every limit.
+"""Client bytes -> an RGB image, at the vision tower's size, or mono 16 kHz sound, with every limit.
 
 The only place where media is decoded: the trainer's `prepare` and the service both come here, so a
 photograph gives the same pixels to both. Input is hostile: the container is told by its first bytes and its
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from av import AudioFrame
     from av.audio import AudioStream
     from av.container import InputContainer
+
+    from shared.config import VisionConfig
 
 SAMPLE_RATE = 16_000
 MIB = 1024 * 1024
@@ -151,6 +153,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def fit_image(image: Image.Image, config: VisionConfig) -> Image.Image:
+    """The RGB image at the tower's size, `image_size` x `image_size`."""
+    size = config.image_size
+    if image.size == (size, size):
+        return image
+    if config.fit == "squash":
+        return image.resize((size, size), Image.Resampling.BICUBIC)
+    scale = size / min(image.size)
+    width, height = (max(size, round(side * scale)) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = (width - size) // 2, (height - size) // 2
+    return image.crop((left, top, left + size, top + size))
 
 
 # ---------------------------------------------------------------------------------------------- sound

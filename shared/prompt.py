@@ -8,11 +8,12 @@ parsed for special tokens. Labels come from token spans: an answer and the token
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal
 
 from shared.config import PromptConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IMAGE_TOKEN_ID = -200  # LLaVA's IMAGE_TOKEN_INDEX; here one per visual token
 IGNORE_INDEX = -100

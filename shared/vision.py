@@ -17,20 +17,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from shared.config import VisionConfig, resolve_source
-
-
-def fit_image(image: Image.Image, config: VisionConfig) -> Image.Image:
-    """The RGB image at the tower's size, `image_size` x `image_size`."""
-    size = config.image_size
-    if image.size == (size, size):
-        return image
-    if config.fit == "squash":
-        return image.resize((size, size), Image.Resampling.BICUBIC)
-    scale = size / min(image.size)
-    width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
-    left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+from shared.media import fit_image
 
 
 class VisionTower(nn.Module):

@@ -29,15 +29,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", stream=sys.stderr)
-    from shared.checkpoint import CheckpointError
-
     try:
         return args.verb(args)
     except ValidationError as error:
         for problem in error.errors():
             place = ".".join(str(part) for part in problem["loc"]) or "configuration"
             print(f"{parser.prog}: {place}: {problem['msg']}", file=sys.stderr)
-    except (ValueError, OSError, CheckpointError) as error:
+    except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted", file=sys.stderr)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Settings(BaseModel):
@@ -16,16 +17,40 @@ class Settings(BaseModel):
 
 
 class PrepareConfig(Settings):
-    """`prepare`: LLaVA records and images to clean, split training data."""
+    """`prepare`: records and images to clean, split training data."""
 
-    annotations: list[Path] = Field(min_length=1, description="LLaVA JSON or JSONL files.")
-    images: list[Path] = Field([], description="Folders searched in order for each record's image.")
-    out: Path = Field(description="Directory to write.")
-    preset: str = Field("embedded", description="Decides the image size.")
+    annotations: list[Path] = Field([], description="LLaVA JSON or JSONL, Flickr8k or COCO captions.")
+    format: Literal["auto", "llava", "flickr8k", "coco"] = Field(
+        "auto", description="Format of the annotations; auto: told by each file's name and beginning."
+    )
+    images: list[Path] = Field(
+        [], description="Folders, zip and tar archives, searched in order for each record's image."
+    )
+    dataset: str | None = Field(
+        None, description="Hub dataset to download, e.g. liuhaotian/LLaVA-CC3M-Pretrain-595K."
+    )
+    dataset_files: list[str] = Field(
+        [], description="Its files; default: those LLaVA trains on. Archives (.zip, .tar) are images."
+    )
+    revision: str = Field(
+        "main", description="Its branch, tag or commit; the commit is recorded, and kept when continuing."
+    )
+    offline: bool = Field(False, description="Take the dataset from the local cache only.")
+    out: Path = Field(description="Directory to write; a stopped run goes on there.")
+    preset: str = Field(
+        "embedded", description="Model preset to prepare for: decides the images' size and fit."
+    )
     validation: float = Field(0.02, ge=0, lt=1, description="Share of images (and text records) held out.")
     max_answer_chars: int = Field(4000, gt=0, description="Longer answers are dropped and counted.")
-    workers: int = Field(2, ge=1, description="Processes that check and resize images.")
-    seed: int = 0
+    strict: bool = Field(False, description="Any record that would be dropped is an error.")
+    workers: int = Field(os.cpu_count() or 2, ge=1, description="Threads that check and resize images.")
+    seed: int = Field(0, description="Of the split.")
+
+    @model_validator(mode="after")
+    def _has_records(self) -> PrepareConfig:
+        if not self.annotations and not self.dataset:
+            raise ValueError("nothing to prepare: give --annotations or --dataset")
+        return self
 
 
 class TrainConfig(Settings):

@@ -28,7 +28,7 @@ from trainer.align import align_projector
 from trainer.config import TrainConfig
 from trainer.data.features import FeatureCache, build_features
 from trainer.data.loader import PackLoader
-from trainer.data.prepared import check_images
+from trainer.data.prepared import PreparedData, Split
 from trainer.loop import TrainingLoop
 
 log = logging.getLogger(__name__)
@@ -114,9 +114,13 @@ def _verified(init: Path) -> Path:
 def _data(
     config: TrainConfig, model: MultimodalModel, *, images_only: bool = False
 ) -> tuple[PackLoader, PackLoader | None, FeatureCache | None]:
-    def loader(split: str) -> PackLoader:
+    data = PreparedData(config.data)
+    data.require(model.config.vision)
+
+    def loader(split: Split) -> PackLoader:
         return PackLoader(
-            config.data / f"{split}.jsonl",
+            data,
+            split,
             model,
             batch_tokens=config.batch_tokens,
             max_tokens=config.max_tokens,
@@ -125,18 +129,12 @@ def _data(
             images_only=images_only,
         )
 
-    if not (config.data / "train.jsonl").is_file():
-        raise ValueError(
-            f"{config.data} has no train.jsonl: run `python -m trainer prepare --out {config.data}` first"
-        )
-    check_images(config.data, model.config.vision)
     train = loader("train")
-    has_validation = (config.data / "val.jsonl").is_file() and (config.data / "val.jsonl").stat().st_size > 0
-    validation = loader("val") if has_validation else None
+    validation = loader("val") if data.count("val") else None
     names = train.images + (validation.images if validation else [])
     if not names:
         return train, validation, None
-    features = build_features(model.vision, names, config.data / "images", config.data, mirror=config.mirror)
+    features = build_features(model.vision, names, data.images, config.data, mirror=config.mirror)
     return train, validation, features
 
 

@@ -1,7 +1,7 @@
 """Vision features of every image, computed once: the tower is frozen, so no step needs to run it again.
 
 A memory-mapped float16 array `[images, views, patches, width]` beside the prepared data; its name holds
-a hash of the vision configuration and of every image's name, size and time, so another tower or a changed
+a hash of the vision configuration and of every image's name and version, so another tower or a changed
 image gets another file. Computing stops and continues: the index counts the finished images.
 """
 
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,30 @@ from shared.media import decode_image
 from shared.vision import VisionTower
 
 log = logging.getLogger(__name__)
+
+
+class Images(Protocol):
+    """Where image files come from, by name."""
+
+    def read(self, name: str) -> bytes:
+        """The file's bytes."""
+
+    def version(self, name: str) -> str:
+        """Another text where the image has changed."""
+
+
+class ImageFolder:
+    """Files in a folder."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+
+    def read(self, name: str) -> bytes:
+        return (self._folder / name).read_bytes()
+
+    def version(self, name: str) -> str:
+        status = (self._folder / name).stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
 
 
 class FeatureCache:
@@ -49,7 +74,7 @@ class FeatureCache:
 def build_features(
     tower: VisionTower,
     names: list[str],
-    images: Path,
+    images: Images,
     folder: Path,
     *,
     mirror: bool = False,
@@ -71,7 +96,7 @@ def build_features(
         device = tower.mean.device
         for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
             batch = names[start : start + batch_size]
-            loaded = [decode_image((images / name).read_bytes()) for name in batch]
+            loaded = [decode_image(images.read(name)) for name in batch]
             if mirror:
                 loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
             features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
@@ -79,7 +104,7 @@ def build_features(
             finite = np.isfinite(features).all(axis=(1, 2, 3))
             if not finite.all():
                 raise ValueError(
-                    f"{images / batch[int(finite.argmin())]}: its features are not finite in float16"
+                    f"image {batch[int(finite.argmin())]}: its features are not finite in float16"
                 )
             array[start : start + batch_size] = features
             if (start // batch_size) % 20 == 19:
@@ -95,9 +120,8 @@ def _write_index(array: np.memmap, index: Path, done: int) -> None:
     scratch.rename(index)
 
 
-def _digest(config: VisionConfig, images: Path, names: list[str], views: int) -> str:
+def _digest(config: VisionConfig, images: Images, names: list[str], views: int) -> str:
     digest = hashlib.sha256(f"{config.model_dump_json()}\n{views}".encode())
     for name in names:
-        status = (images / name).stat()
-        digest.update(f"\n{name} {status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(f"\n{name} {images.version(name)}".encode())
     return digest.hexdigest()[:12]

@@ -9,12 +9,12 @@ import random
 import re
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 
 from shared.model import MultimodalModel
 from shared.prompt import EncodedPrompt, PromptTooLong, drop_oldest_turns
 from trainer.data.packing import Pack, pack_dialogues, padded_tokens, share_rows
-from trainer.data.records import Record, parse_record, read_annotations
+from trainer.data.prepared import PreparedData, Split
+from trainer.data.records import Record
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +40,8 @@ class PackLoader:
 
     def __init__(
         self,
-        path: Path,
+        data: PreparedData,
+        split: Split,
         model: MultimodalModel,
         *,
         batch_tokens: int,
@@ -51,16 +52,16 @@ class PackLoader:
     ):
         self.batch_tokens, self.max_tokens, self.shares, self.seed = batch_tokens, max_tokens, shares, seed
         self.dropped_turns = self.too_long = 0
-        records = [parse_record(raw) for raw in read_annotations(path)]
-        used = [record for record in records if record.image is not None or not images_only]
+        self._place = f"{data.folder}, {split}"
+        used = [record for record in data.records(split) if record.image is not None or not images_only]
         self.dialogues = [dialogue for record in used if (dialogue := self._encode(record, model))]
         if not self.dialogues:
             what = "record about an image" if images_only else "record"
-            raise ValueError(f"{path} has no {what} that fits {max_tokens} tokens")
+            raise ValueError(f"{self._place}: no {what} that fits {max_tokens} tokens")
         if self.dropped_turns or self.too_long:
             log.warning(
                 "%s: %d old turns cut, %d records too long for %d tokens left out",
-                path.name, self.dropped_turns, self.too_long, max_tokens,
+                self._place, self.dropped_turns, self.too_long, max_tokens,
             )  # fmt: skip
         self._groups: dict[str, list[Dialogue]] = defaultdict(list)
         self._texts = [d for d in self.dialogues if d.record.image is None]
@@ -74,6 +75,8 @@ class PackLoader:
         except PromptTooLong:
             self.too_long += 1
             return None
+        except ValueError as error:
+            raise ValueError(f"{self._place}: record {record.id!r}: {error}") from error
         self.dropped_turns += dropped
         text = " ".join(part for message in messages for part in message.content if isinstance(part, str))
         return Dialogue(record, model.prompt.encode_dialogue(messages), not _SIDES.search(text))

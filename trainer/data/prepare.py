@@ -1,177 +1,161 @@
-"""`prepare`: LLaVA records in, clean training data out.
+"""`prepare`: records and images in, clean training data out, at any size.
 
-Writes `train.jsonl` and `val.jsonl` (split by image, so no photograph is on both sides), `images/` at
-the vision tower's size, `report.json` (what was kept, what was dropped and why, with the first
-examples of each reason) and the resolved configuration. A bad record never stops the run.
+1. Records: streamed, checked, cleaned, duplicates dropped (scan.py).
+2. Images: checked and brought to the tower's size, in parallel, into shards (image_shards.py).
+3. Split by image, so that no photograph is on both sides (split.py).
+
+What is finished of this is not done again after a stop. A bad record never stops the run: it is dropped and
+counted by reason, unless `strict`. prepared.py reads the result.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import random
 import shutil
-from collections import Counter, defaultdict
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 
-from PIL import Image as PillowImage
-from tqdm import tqdm
-
-from shared.config import VisionConfig, load_preset
-from shared.media import MediaError, decode_image
-from shared.vision import fit_image
+from shared.config import load_preset
 from trainer.config import PrepareConfig
-from trainer.data.records import Record, RecordError, parse_record, read_annotations
+from trainer.data.card import write_card
+from trainer.data.hub import fetch_dataset
+from trainer.data.image_shards import write_image_shards
+from trainer.data.image_sources import ImageSources
+from trainer.data.prepared import INDEX
+from trainer.data.report import Report
+from trainer.data.scan import scan_records
+from trainer.data.shards import Rows
+from trainer.data.split import write_splits
 
 log = logging.getLogger(__name__)
 
-EXAMPLES = 5
 
+@dataclass(frozen=True)
+class Sources:
+    """Where everything is read from, and the settings that decide the result."""
 
-@dataclass
-class Report:
-    """Counts that add up: read = kept + dropped."""
-
-    read: int = 0
-    kept: Counter = field(default_factory=Counter)
-    dropped: Counter = field(default_factory=Counter)
-    examples: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def drop(self, reason: str, what: str) -> None:
-        self.dropped[reason] += 1
-        if len(self.examples[reason]) < EXAMPLES:
-            self.examples[reason].append(what[:200])
-
-    def to_json(self) -> dict:
-        return {
-            "read": self.read,
-            "kept": sum(self.kept.values()),
-            "kept_by_kind": dict(sorted(self.kept.items())),
-            "dropped": sum(self.dropped.values()),
-            "dropped_by_reason": {
-                reason: {"count": count, "first": self.examples[reason]}
-                for reason, count in self.dropped.most_common()
-            },
-        }
+    annotations: list[Path]
+    images: list[Path]
+    settings: dict
 
 
 def prepare(config: PrepareConfig) -> Report:
-    """Run the whole preparation.
+    """Run the whole preparation, or what an earlier, stopped run left to do.
 
     Raises:
-        ValueError: nothing usable is left, or an annotation file is not JSON.
+        ValueError: nothing usable is left, a file is none of the known formats or cannot be downloaded, `out`
+            holds something else, or `strict` is set and a record was dropped.
     """
+    staging = config.out / "staging"
+    sources = _find_sources(config, staging)
+    if (config.out / INDEX).is_file():
+        log.info("%s is prepared already", config.out)
+        return Report.from_json(_read(config.out / "report.json"))
+    staging.mkdir(parents=True, exist_ok=True)
+    _write(staging / "settings.json", sources.settings)
+
+    records = staging / "records.arrow"
+    report = _scan(config, sources, records)
+    names = Rows([records]).column("image").drop_null().unique()
     vision = load_preset(config.preset).vision
-    report = Report()
-    records = _read(config, report)
-    names = sorted({record.image for record in records if record.image})
-    (config.out / "images").mkdir(parents=True, exist_ok=True)
-    stored = _store_images(names, config, vision)
-    usable = []
-    for record in records:
-        name = stored.get(record.image, record.image)
-        if isinstance(name, Exception):
-            report.drop(str(name), f"{record.id}: {record.image}")
-        else:
-            usable.append(replace(record, image=name))
-            report.kept[record.kind] += 1
-    if not usable:
-        reasons = ", ".join(f"{reason} ({count})" for reason, count in report.dropped.most_common(3))
-        raise ValueError(f"no usable record: {reasons or 'the annotations are empty'}")
-    train, val = split(usable, config.validation, config.seed)
-    for name, part in (("train", train), ("val", val)):
-        with (config.out / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in part)
-    summary = report.to_json() | {"train": len(train), "val": len(val)}
-    (config.out / "report.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", "utf-8")
-    settings = config.model_dump(mode="json") | {"vision": vision.model_dump(mode="json")}
-    (config.out / "prepare.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    images = write_image_shards(names, ImageSources(sources.images), vision, config.workers, config.out)
+    try:
+        splits = write_splits(records, images, config.validation, config.seed, config.out, report)
+        _refuse_drops(config, report)
+    except ValueError:
+        _forget_failures(images)
+        raise
+
+    shards = {
+        part: [_describe(path) for path in paths] for part, paths in (splits | {"images": images}).items()
+    }
+    index = {"settings": sources.settings, "shards": shards}
+    _write(config.out / "report.json", report.to_json())
+    write_card(config.out / "README.md", sources.settings, report, shards)
+    _write(config.out / INDEX, index)  # last: it says that the rest is whole
+    shutil.rmtree(staging)
     return report
 
 
-def split(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """Train and validation records; all records of an image stay together."""
-    groups = sorted({record.image or f"text:{record.id}" for record in records})
-    random.Random(seed).shuffle(groups)
-    held_out = set(groups[: round(len(groups) * share)])
-    parts: tuple[list[Record], list[Record]] = ([], [])
-    for record in records:
-        parts[(record.image or f"text:{record.id}") in held_out].append(record)
-    return parts
-
-
-def _read(config: PrepareConfig, report: Report) -> list[Record]:
-    records, seen = [], set()
-    for path in config.annotations:
-        for raw in read_annotations(path):
-            report.read += 1
-            what = str(raw.get("id", "no id") if isinstance(raw, dict) else raw)
-            try:
-                record = parse_record(raw)
-            except RecordError as error:
-                report.drop(str(error), what)
-                continue
-            key = (record.image, record.messages)
-            if key in seen:
-                report.drop("duplicate", what)
-            elif any(
-                len(part) > config.max_answer_chars
-                for message in record.messages
-                if message.role == "assistant"
-                for part in message.content
-            ):
-                report.drop(f"an answer over {config.max_answer_chars} characters", what)
-            else:
-                seen.add(key)
-                records.append(record)
-    return records
-
-
-def _store_images(
-    names: list[str], config: PrepareConfig, vision: VisionConfig
-) -> dict[str, str | Exception]:
-    """Each image checked and written at the tower's size: its stored name, or what is wrong with it."""
-
-    def store(name: str) -> str | Exception:
-        try:
-            return _store_image(name, config, vision)
-        except (MediaError, RecordError) as error:
-            return error
-
-    with ThreadPoolExecutor(config.workers) as pool:  # Pillow decodes and resizes without the GIL
-        results = list(tqdm(pool.map(store, names), total=len(names), desc="images", unit="image"))
-    return dict(zip(names, results, strict=True))
-
-
-def _store_image(name: str, config: PrepareConfig, vision: VisionConfig) -> str:
-    relative = PurePosixPath(name)
-    if relative.is_absolute() or ".." in relative.parts:
-        raise RecordError("the image's path leaves its folder")
-    source = next((folder / name for folder in config.images if (folder / name).is_file()), None)
-    if source is None:
-        raise RecordError("image not found")
-    stored = name if relative.suffix.lower() in {".jpg", ".jpeg"} else f"{name}.jpg"
-    target = config.out / "images" / stored
-    if target.is_file():
-        return stored
-    target.parent.mkdir(parents=True, exist_ok=True)
-    image = decode_image(source.read_bytes())
-    scratch = target.with_name(f".{target.name}.partial")
-    if _is_ready(source, image, vision):
-        shutil.copyfile(source, scratch)  # compressing a second time would only lose
-    else:
-        fit_image(image, vision).save(scratch, "JPEG", quality=95)
-    scratch.rename(target)
-    return stored
-
-
-def _is_ready(source: Path, image: PillowImage.Image, vision: VisionConfig) -> bool:
-    with PillowImage.open(source) as original:
-        return (
-            original.format == "JPEG"
-            and original.mode == "RGB"
-            and original.size == image.size == (vision.image_size, vision.image_size)
-            and original.getexif().get(0x0112, 1) == 1
+def _find_sources(config: PrepareConfig, staging: Path) -> Sources:
+    """Raises ValueError where `out` was made, or is being made, from something else."""
+    found = None
+    if (config.out / INDEX).is_file():
+        found = _read(config.out / INDEX)["settings"]
+    elif (staging / "settings.json").is_file():
+        found = _read(staging / "settings.json")
+    elif config.out.is_dir() and any(path != staging for path in config.out.iterdir()):
+        raise ValueError(f"{config.out} is not empty and not of `prepare`: give another --out")
+    annotations, images, dataset = list(config.annotations), list(config.images), None
+    if config.dataset:
+        dataset = {"name": config.dataset, "revision": config.revision, "files": config.dataset_files}
+        known = (found or {}).get("dataset") or {}
+        pinned = known.get("commit") if dataset.items() <= known.items() else None
+        files = fetch_dataset(
+            config.dataset, config.dataset_files, pinned or config.revision, offline=config.offline
         )
+        annotations, images = annotations + files.annotations, images + files.images
+        dataset["commit"] = files.commit
+    vision = load_preset(config.preset).vision
+    settings = {
+        "vision": {"image_size": vision.image_size, "fit": vision.fit},
+        "annotations": [{"file": path.name, "sha256": _sha256(path)} for path in annotations],
+        "images": [str(path.resolve()) for path in images],
+        "dataset": dataset,
+        **config.model_dump(include={"format", "validation", "max_answer_chars", "seed"}),
+    }
+    if found not in (None, settings):
+        changed = [key for key in settings if settings[key] != found.get(key)]
+        was, now = ({key: side.get(key) for key in changed} for side in (found, settings))
+        raise ValueError(
+            f"{config.out} was made with other settings: {was} there, {now} now. Give another --out, or delete it."
+        )
+    return Sources(annotations, images, settings)
+
+
+def _scan(config: PrepareConfig, sources: Sources, records: Path) -> Report:
+    saved = records.with_name("report.json")
+    if not records.is_file() or not saved.is_file():
+        report = scan_records(sources.annotations, config.format, config.max_answer_chars, records)
+        _write(saved, report.to_json())
+    report = Report.from_json(_read(saved))
+    _refuse_drops(config, report)
+    return report
+
+
+def _refuse_drops(config: PrepareConfig, report: Report) -> None:
+    if config.strict and report.dropped:
+        raise ValueError(f"--strict: {report.dropped.total()} records cannot be used: {report.reasons()}")
+
+
+def _forget_failures(shards: list[Path]) -> None:
+    """So that the next run looks at the images that could not be used again."""
+    for path in shards:
+        if Rows([path]).column("error").null_count < len(Rows([path])):
+            path.unlink()
+
+
+def _describe(path: Path) -> dict:
+    return {
+        "file": path.name,
+        "rows": len(Rows([path])),
+        "bytes": path.stat().st_size,
+        "sha256": _sha256(path),
+    }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _read(path: Path) -> dict:
+    return json.loads(path.read_text("utf-8"))
+
+
+def _write(path: Path, content: dict) -> None:
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    scratch.replace(path)

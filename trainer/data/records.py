@@ -1,24 +1,24 @@
-"""LLaVA records: reading JSON or JSONL, cleaning text, and turning a record into the prompt's messages.
+"""LLaVA records: checking, cleaning text, and turning a record into the prompt's messages and back.
 
 The only place where `<image>` inside a text means anything. Format: Liu et al. 2023 (LLaVA), one object
-`{"id", "image", "conversations": [{"from": "human" | "gpt", "value": ...}]}` per record.
+`{"id", "image", "conversations": [{"from": "human" | "gpt", "value": ...}]}` per record. `parse_record` takes
+what others wrote; `Record.from_json` what `Record.to_json` wrote, whose text is final.
 """
 
 from __future__ import annotations
 
 import html
-import json
 import re
 import unicodedata
-from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from shared.prompt import Image, Message
 
 IMAGE_MARK = "<image>"
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ufffd\u200b\ufeff]")
+SPEAKERS = {"user": "human", "assistant": "gpt", "system": "system"}
+# control characters, half of a surrogate pair, the mark of undecodable bytes, zero-width space, byte order mark
+_NOISE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff\ufffd\u200b\ufeff]")
 
 
 class RecordError(ValueError):
@@ -35,48 +35,37 @@ class Record:
     kind: str = "dialogue"
 
     def to_json(self) -> dict:
-        """The record in LLaVA's format."""
-        names = {"user": "human", "assistant": "gpt", "system": "system"}
+        """The record in LLaVA's format, each image before its turn's text."""
         turns = []
         for message in self.messages:
             parts = [IMAGE_MARK if isinstance(part, Image) else part for part in message.content]
-            turns.append({"from": names[message.role], "value": "\n".join(parts)})
-        image = {"image": self.image} if self.image else {}
-        return {"id": self.id, **image, "kind": self.kind, "conversations": turns}
+            turns.append({"from": SPEAKERS[message.role], "value": "\n".join(parts)})
+        return {"id": self.id, "image": self.image, "kind": self.kind, "conversations": turns}
+
+    @classmethod
+    def from_json(cls, raw: dict) -> Record:
+        """The record that `to_json` wrote, its text untouched."""
+        messages = tuple(_stored_turn(turn["from"], turn["value"]) for turn in raw["conversations"])
+        return cls(raw["id"], raw["image"], messages, raw["kind"])
 
 
-def read_annotations(path: Path) -> Iterator[dict]:
-    """Records of a JSON list or a JSONL file, as they are.
-
-    Raises:
-        ValueError: with the line, where the file is not JSON.
-    """
-    with path.open(encoding="utf-8") as file:
-        head = file.read(64).lstrip()
-        file.seek(0)
-        if head.startswith("["):
-            try:
-                yield from json.load(file)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path} is not JSON: {error}") from error
-            return
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"{path}, line {number}, is not JSON: {error.msg}") from error
+def _stored_turn(speaker: str, value: str) -> Message:
+    mark, _, text = value.partition("\n") if value.startswith(IMAGE_MARK) else ("", "", value)
+    content = (*([Image()] if mark else []), *([text] if text else []))
+    return Message(ROLES[speaker], content)
 
 
 def clean_text(text: str) -> str:
-    """Unicode NFC, HTML entities resolved, control characters dropped, spaces collapsed, line breaks kept."""
-    text = _CONTROL.sub("", unicodedata.normalize("NFC", html.unescape(text)).replace("\r\n", "\n"))
-    lines = [" ".join(line.split()) for line in text.split("\n")]
+    """Unicode NFC, noise characters dropped, spaces collapsed, line breaks kept."""
+    text = text.replace("\r\n", "\n")
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text)
+    lines = [" ".join(line.split()) for line in _NOISE.sub("", text).split("\n")]
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def parse_record(raw: object) -> Record:
-    """Check one record.
+    """Check and clean one record: HTML entities resolved once, text cleaned, `<image>` put first in its turn.
 
     Raises:
         RecordError: names what is wrong with it.
@@ -87,7 +76,7 @@ def parse_record(raw: object) -> Record:
     if not isinstance(turns, list) or not turns:
         raise RecordError("no conversations")
     image = raw.get("image")
-    if image is not None and (not isinstance(image, str) or not image):
+    if image is not None and not _is_name(image):
         raise RecordError("image is not a file name")
     messages = [_parse_turn(turn) for turn in turns]
     first = 1 if messages[0].role == "system" else 0
@@ -112,7 +101,14 @@ def parse_record(raw: object) -> Record:
         messages[first] = Message("user", (Image(), *messages[first].content))
     if any(message.role == "user" and not message.content for message in messages):
         raise RecordError("empty question")
-    return Record(str(raw.get("id", "")), image, tuple(messages), str(raw.get("kind", "dialogue")))
+    identifier, kind = (
+        clean_text(str(raw.get(key, default))) for key, default in (("id", ""), ("kind", "dialogue"))
+    )
+    return Record(identifier, image, tuple(messages), kind)
+
+
+def _is_name(image: object) -> bool:
+    return isinstance(image, str) and bool(image) and image.isprintable()
 
 
 def _parse_turn(turn: object) -> Message:
@@ -120,13 +116,7 @@ def _parse_turn(turn: object) -> Message:
         raise RecordError("a turn without a text value")
     role = ROLES.get(str(turn.get("from")))
     if role is None:
-        raise RecordError(f"a turn from {str(turn.get('from'))[:20]!r}")
-    parts: list[str | Image] = []
-    for index, text in enumerate(turn["value"].split(IMAGE_MARK)):
-        if index:
-            parts.append(Image())
-        if text := clean_text(text):
-            parts.append(text)
-    images = [part for part in parts if isinstance(part, Image)]
-    texts = [part for part in parts if isinstance(part, str)]
-    return Message(role, (*images, *(["\n".join(texts)] if texts else [])))
+        raise RecordError(f"a turn from an unknown speaker: {str(turn.get('from'))[:20]!r}")
+    texts = clean_text(html.unescape(turn["value"])).split(IMAGE_MARK)
+    text = "\n".join(part for part in map(str.strip, texts) if part)
+    return Message(role, (*(Image() for _ in texts[1:]), *([text] if text else [])))

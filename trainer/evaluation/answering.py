@@ -18,7 +18,7 @@ from tqdm import tqdm
 from shared.model import MultimodalModel
 from shared.prompt import Message, question_content
 from shared.vision import VisionTower
-from trainer.data.features import FeatureCache, build_features
+from trainer.data.features import FeatureCache, ImageFolder, build_features
 
 Item = tuple[str, Path | None]
 Answerer = Callable[[Sequence[Item]], list[str]]
@@ -34,7 +34,7 @@ def features_of(
     """The tower's features of pictures, kept in `cache`, and each picture's name in it."""
     cache.mkdir(parents=True, exist_ok=True)
     names = {picture: str(picture.resolve()) for picture in dict.fromkeys(pictures)}
-    return build_features(tower, list(names.values()), Path("/"), cache), names
+    return build_features(tower, list(names.values()), ImageFolder(Path("/")), cache), names
 
 
 @dataclass
