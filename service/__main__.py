@@ -1,4 +1,5 @@
-"""`python -m service`: serve a checkpoint over HTTP until SIGTERM or Ctrl-C."""
+"""`python -m service`: serve a checkpoint over HTTP until SIGTERM or Ctrl-C; `python -m service ask`: one
+question without a server."""
 
 import logging
 import sys
@@ -6,18 +7,19 @@ import sys
 from pydantic import ValidationError
 from pydantic_settings import CliApp
 
-from service.settings import Settings
+from service import ask
+from service.settings import Settings, print_problems
 from shared.runtime import tune_process
 
 
 def main() -> int:
     """Returns the exit code: 0 after a clean end, 1 if the service could not start, 2 for a bad setting."""
+    if sys.argv[1:2] == ["ask"]:
+        return ask.main(sys.argv[2:])
     try:
         settings = CliApp.run(Settings, cli_args=sys.argv[1:])
     except ValidationError as error:
-        for problem in error.errors():
-            name = ".".join(map(str, problem["loc"]))
-            print(f"python -m service: setting {name}: {problem['msg']}", file=sys.stderr)
+        print_problems(error)
         return 2
     logging.basicConfig(
         level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"

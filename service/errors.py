@@ -23,6 +23,7 @@ from service.transcription import (
     TranscriptionTimeout,
     TranscriptionUnavailable,
     UnsupportedLanguage,
+    UnsupportedOption,
 )
 from shared.media import MediaError
 
@@ -171,6 +172,8 @@ def from_transcription(error: TranscriptionError, param: str = "audio") -> ApiEr
             return ApiError(504, str(error), code="deadline_exceeded", param=param)
         case UnsupportedLanguage():
             return bad_request(str(error), param="language", code="unsupported_language")
+        case UnsupportedOption():
+            return bad_request(str(error), param=error.option, code="unsupported_option")
         case _:
             return ApiError(500, str(error), code="transcription_failed", param=param)
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from service.engine.interface import GenerationRequest, ImageInput, SamplingParams
-from service.errors import ApiError, bad_request, from_media, from_transcription
+from service.errors import bad_request, from_media
 from service.runtime import Runtime
-from service.transcription import Transcript, TranscriptionError
-from shared.media import AudioLimits, ImageLimits, MediaError, decode_audio, decode_image
+from service.speech import transcribe_audio
+from shared.media import ImageLimits, MediaError, decode_image
 from shared.model import MultimodalModel
 from shared.prompt import (
     IMAGE_TOKEN_ID,
@@ -143,33 +143,3 @@ async def _image(runtime: Runtime, image: Media) -> ImageInput:
 def _image_input(model: MultimodalModel, data: bytes, limits: ImageLimits) -> ImageInput:
     pixel_values = model.preprocess([decode_image(data, limits=limits)])[0]
     return ImageInput(hashlib.sha256(data).digest(), pixel_values)
-
-
-async def transcribe_audio(
-    runtime: Runtime,
-    data: bytes,
-    *,
-    language: str | None = None,
-    word_timestamps: bool = False,
-    param: str = "audio",
-) -> Transcript:
-    """Decodes and transcribes an audio file, sent as the field `param`; silence gives an empty transcript.
-
-    Raises:
-        ApiError: 400, 413 or 415 for a file that cannot be used, 429, 503 or 504 from the speech worker.
-    """
-    if runtime.transcriber is None:
-        raise ApiError(
-            400, "This service does not take audio: speech is turned off.", code="speech_off", param=param
-        )
-    limits = AudioLimits(
-        max_bytes=runtime.settings.max_upload_bytes, max_seconds=runtime.settings.transcription.max_seconds
-    )
-    try:
-        audio = await asyncio.to_thread(decode_audio, data, limits=limits)
-    except MediaError as error:
-        raise from_media(error, param) from None
-    try:
-        return await runtime.transcriber.transcribe(audio, language=language, word_timestamps=word_timestamps)
-    except TranscriptionError as error:
-        raise from_transcription(error, param) from None

@@ -67,6 +67,10 @@ class Runtime:
         """Begins to load; returns at once."""
         self._loading = asyncio.create_task(self._load(), name="loading")
 
+    async def loaded(self) -> None:
+        """Waits until everything is loaded or `failed`."""
+        await asyncio.shield(self._loading)
+
     async def stop(self) -> None:
         """Ends worker and engine; what still runs in them fails."""
         self.drain()

@@ -6,9 +6,10 @@ default here, in this order. Nested ones are `--transcription.model small` and
 its own.
 """
 
+import sys
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024 * 1024
@@ -30,34 +31,57 @@ class TranscriptionSettings(BaseModel):
     compute_type: str = Field(
         "auto", description="CTranslate2 compute type; `auto` is int8 on CPU, float16 on a GPU."
     )
-    batch_size: PositiveInt = Field(8, description="Speech segments that share one pass of the model.")
-    threads: PositiveInt = Field(1, description="CPU threads of the speech worker.")
+    batch_size: PositiveInt = Field(
+        8, description="Pieces of speech, of one recording or several, that share one pass of the model."
+    )
+    threads: PositiveInt = Field(1, description="CPU threads of each stage of the speech worker.")
     language: str | None = Field(None, description="Language spoken, such as `en`; unset means: detect it.")
     align_model: str | None = Field(
         None,
-        description="wav2vec2 model (directory, hub or torchaudio name) that times words in `language`; "
-        "unset, or where it does not load: Whisper's own attention.",
+        description="wav2vec2 model that times words: `auto` for WhisperX's choice for each language, or a "
+        "directory, hub or torchaudio name for `language`; unset, or where it does not load: Whisper's own "
+        "attention.",
+    )
+    diarisation_model: str | None = Field(
+        None,
+        description="pyannote speaker-diarisation pipeline (directory or hub name) that tells speakers apart; "
+        "unset: asking for speakers is refused.",
     )
     max_seconds: PositiveFloat = Field(4 * 3600.0, description="Longest audio that is accepted, in seconds.")
     start_timeout: PositiveFloat = Field(
         300.0, description="Seconds that the worker may take to load its model."
     )
     timeout: PositiveFloat = Field(
-        1800.0,
-        description="Seconds that one transcription may take once it runs; then the worker is replaced.",
+        1800.0, description="Seconds that a transcription may go without progress; then it is given up."
+    )
+    max_running: PositiveInt = Field(
+        8, description="Recordings that the worker has at a time; their speech shares batches."
     )
     max_waiting: PositiveInt = Field(
         32, description="Recordings that wait for the worker; one more is answered 429."
     )
+    max_waiting_seconds: PositiveFloat = Field(
+        8 * 3600.0,
+        description="Length of all recordings that wait, which bounds their memory (64 kB a second); one past "
+        "it is answered 429.",
+    )
     restart_after: int = Field(
         0,
         ge=0,
-        description="Replace the worker after this many transcriptions, which bounds its memory; 0: never.",
+        description="Replace the worker after this many transcriptions, which bounds its memory; 0: never. "
+        "None is lost by it.",
+    )
+    unload_after: float = Field(
+        0.0,
+        ge=0,
+        description="Unload the model after this many seconds without work, and load it again for the next "
+        "recording; 0: keep it.",
     )
 
 
 class Settings(BaseSettings):
-    """Serve a multimodal checkpoint over HTTP: POST /generate and POST /transcribe, described at /docs."""
+    """Serve a multimodal checkpoint over HTTP: its own routes, OpenAI's under /v1, described at /docs, and a page
+    at /. `python -m service ask --help`: one question without a server."""
 
     model_config = SettingsConfigDict(
         env_prefix="SERVICE_",
@@ -150,5 +174,15 @@ class Settings(BaseSettings):
     )
 
     # Parts
-    page: bool = Field(True, description="Serve the page at `/`.")
+    page: bool = Field(
+        True,
+        description="Serve the page at `/`; with an api_key, it asks for it.",
+    )
     transcription: TranscriptionSettings = TranscriptionSettings()
+
+
+def print_problems(error: ValidationError) -> None:
+    """Says on stderr which settings are wrong, a line each."""
+    for problem in error.errors():
+        name = ".".join(map(str, problem["loc"]))
+        print(f"python -m service: setting {name}: {problem['msg']}", file=sys.stderr)
