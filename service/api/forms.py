@@ -49,15 +49,16 @@ async def read_form(
 
 
 def _fields(form: FormData, schema: type[Fields], files: Mapping[str, int]) -> Fields:
-    repeatable = {name for name, field in schema.model_fields.items() if "list" in str(field.annotation)}
+    known = {field.alias or name: field for name, field in schema.model_fields.items()}
+    repeatable = {name for name, field in known.items() if "list" in str(field.annotation)}
     values: dict[str, Any] = {}
     for name, value in form.multi_items():
         if name in files:
             continue
-        if name not in schema.model_fields:
-            known = ", ".join([*files, *schema.model_fields])
+        if name not in known:
+            names = ", ".join([*files, *known])
             raise bad_request(
-                f"Unknown field {name[:80]!r}. The fields are {known}.", param=name[:80], code="unknown_field"
+                f"Unknown field {name[:80]!r}. The fields are {names}.", param=name[:80], code="unknown_field"
             )
         if isinstance(value, UploadFile):
             raise bad_request(f"The field {name!r} takes text, not a file.", param=name)

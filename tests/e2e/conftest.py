@@ -1,5 +1,6 @@
 """The real service: `python -m service` in a process of its own, spoken to over a real socket."""
 
+import os
 import re
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import openai
 import pytest
 
 from shared.config import PRESETS, load_preset
@@ -131,3 +133,19 @@ def strict_service(launch, checkpoint: str) -> Iterator[Service]:
         running.wait_ready()
         running.client.headers["Authorization"] = "Bearer secret-1"
         yield running
+
+
+@pytest.fixture(scope="session")
+def openai_client(request: pytest.FixtureRequest) -> Iterator[openai.OpenAI]:
+    """The real client of OpenAI's API, talking to `service`, or to the server that $OPENAI_BASE_URL names (then
+    also set OPENAI_API_KEY, and $OPENAI_MODEL if it has several models)."""
+    url = os.environ.get("OPENAI_BASE_URL") or request.getfixturevalue("service").url + "/v1"
+    key = os.environ.get("OPENAI_API_KEY") or "unused"
+    with openai.OpenAI(base_url=url, api_key=key, timeout=120, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def chat_model(openai_client: openai.OpenAI) -> str:
+    """The model to chat with: the first one that the server lists."""
+    return os.environ.get("OPENAI_MODEL") or openai_client.models.list().data[0].id

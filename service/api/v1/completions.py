@@ -149,7 +149,8 @@ class Completion:
     def _chunk(
         self, index: int, delta: dict[str, Any], tokens: Sequence[TokenEvent] = (), reason: str | None = None
     ) -> str:
-        logprobs = self._logprobs(tokens).model_dump() if tokens else None
+        logprobs = self._logprobs(tokens) if tokens else None
+        logprobs = logprobs.model_dump() if logprobs and logprobs.content else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
         usage = {"usage": None} if self._stream_usage else {}
         return data_event(self._head() | {"choices": [choice]} | usage)
