@@ -15,12 +15,14 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 from shared.config import PRESETS, ModelConfig, preset_names
 from shared.language import (
@@ -32,6 +34,7 @@ from shared.language import (
 )
 from shared.model import MultimodalModel
 from shared.projector import build_projector
+from shared.sharding import shard_like, whole_tensor
 from shared.vision import load_vision_tower
 
 MANIFEST = "manifest.json"
@@ -130,13 +133,27 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def load_projector(model: MultimodalModel, folder: Path) -> None:
-    """Put a checkpoint's projector into `model`."""
-    try:
-        model.projector.load_state_dict(load_file(folder / "projector.safetensors"))
-    except (RuntimeError, OSError) as error:
-        raise CheckpointError(
-            f"projector.safetensors of {folder} does not fit its config.json: {error}"
-        ) from error
+    """Put a checkpoint's projector into `model`.
+
+    Raises:
+        CheckpointError: it does not fit.
+    """
+    path = folder / "projector.safetensors"
+    _copy(load_file(path), dict(model.projector.named_parameters()), path)
+
+
+@torch.no_grad()
+def _copy(saved: dict[str, Tensor], parameters: dict[str, Tensor], source: Path) -> None:
+    if saved.keys() != parameters.keys():
+        odd = sorted(saved.keys() ^ parameters.keys())
+        raise CheckpointError(f"{source} does not fit its config.json: {odd[0]} is only on one side")
+    for name, parameter in parameters.items():
+        if saved[name].shape != parameter.shape:
+            raise CheckpointError(
+                f"{source} does not fit its config.json: {name} is {list(saved[name].shape)}, "
+                f"the model takes {list(parameter.shape)}"
+            )
+        parameter.copy_(shard_like(saved[name], parameter))
 
 
 def load_adapter(model: MultimodalModel, folder: Path, *, merge: bool, trainable: bool = False) -> None:
@@ -157,28 +174,51 @@ def save_checkpoint(model: MultimodalModel, folder: Path, *, dtype: torch.dtype 
         dtype: of the stored tensors; None keeps them as they are (float32 while training).
     """
     with atomic_folder(folder) as scratch:
-        write_model(model, scratch, dtype=dtype)
+        write_model(model, scratch, trained_tensors(model, dtype))
 
 
-def write_model(model: MultimodalModel, folder: Path, *, dtype: torch.dtype | None = None) -> None:
+@dataclass(frozen=True)
+class TrainedTensors:
+    """What learns, whole and on the CPU: the projector, and LoRA by the language model's parameter names."""
+
+    projector: dict[str, Tensor]
+    adapter: dict[str, Tensor]
+
+
+def trained_tensors(model: MultimodalModel, dtype: torch.dtype | None = None) -> TrainedTensors:
+    """Projector and adapters of `model`. Where processes share a model, all of them must call it."""
+
+    def whole(module: nn.Module, part: str = "") -> dict[str, Tensor]:
+        named = ((name, tensor) for name, tensor in module.named_parameters() if part in name)
+        return {name: whole_tensor(tensor).to("cpu", dtype).contiguous() for name, tensor in named}
+
+    adapted = isinstance(model.language, PeftModel)
+    return TrainedTensors(whole(model.projector), whole(model.language, "lora_") if adapted else {})
+
+
+def load_trained(model: MultimodalModel, folder: Path) -> None:
+    """Put a checkpoint's projector and adapter into a model that has both, sharded or not."""
+    load_projector(model, folder)
+    if isinstance(model.language, PeftModel):
+        saved = load_file(folder / "adapter" / "adapter_model.safetensors")
+        own = dict(model.language.named_parameters())
+        named = {name.replace(".weight", ".default.weight"): tensor for name, tensor in saved.items()}
+        _copy(named, {name: own[name] for name in own if "lora_" in name}, folder / "adapter")
+
+
+def write_model(model: MultimodalModel, folder: Path, trained: TrainedTensors) -> None:
     """Config, projector and adapter into an existing folder, without the manifest."""
     (folder / "config.json").write_text(model.config.model_dump_json(indent=2) + "\n", "utf-8")
-    tensors = {
-        name: tensor.detach().to("cpu", dtype) for name, tensor in model.projector.state_dict().items()
-    }
-    save_file(
-        {name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "projector.safetensors"
-    )
+    save_file(trained.projector, folder / "projector.safetensors")
     if isinstance(model.language, PeftModel):
         # The base's public name: what it was loaded from may be a cache folder of this machine
         for adapter in model.language.peft_config.values():
             adapter.base_model_name_or_path = model.config.language.source
             adapter.revision = model.config.language.revision
-        model.language.save_pretrained(folder / "adapter", save_embedding_layers=False)
+        model.language.save_pretrained(
+            folder / "adapter", state_dict=trained.adapter, save_embedding_layers=False
+        )
         (folder / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty card
-        if dtype is not None:
-            weights = folder / "adapter" / "adapter_model.safetensors"
-            save_file({name: tensor.to(dtype) for name, tensor in load_file(weights).items()}, weights)
 
 
 class atomic_folder:

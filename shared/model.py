@@ -109,20 +109,25 @@ class MultimodalModel(nn.Module):
             return embeds
         return embeds.masked_scatter(slots[..., None], image_embeds.flatten(0, 1).to(embeds.dtype))
 
-    def hidden_states(self, inputs_embeds: Tensor, attention_mask: Tensor, position_ids: Tensor) -> Tensor:
+    def hidden_states(
+        self, inputs_embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor
+    ) -> Tensor:
         """The decoder without `lm_head`, for losses on few positions.
 
         Args:
             inputs_embeds: `[batch, tokens, hidden]`.
-            attention_mask: `[batch, 1, tokens, tokens]`, True where a token (row) attends to another (column).
+            attention_mask: `[batch, 1, tokens, tokens]`, True where a token (row) attends to another (column);
+                None for one row of causal sequences, each beginning where `position_ids` begins again.
             position_ids: `[batch, tokens]`.
 
         Returns:
             Last hidden states `[batch, tokens, hidden]`.
         """
-        # additive, as eager attention needs it: it would add a boolean mask as 0 and 1
-        blocked = torch.zeros_like(attention_mask, dtype=self.dtype)
-        blocked.masked_fill_(~attention_mask, torch.finfo(self.dtype).min)
+        blocked = None
+        if attention_mask is not None:
+            # additive, as eager attention needs it: it would add a boolean mask as 0 and 1
+            blocked = torch.zeros_like(attention_mask, dtype=self.dtype)
+            blocked.masked_fill_(~attention_mask, torch.finfo(self.dtype).min)
         return self.causal_lm.get_decoder()(
             inputs_embeds=inputs_embeds, attention_mask=blocked, position_ids=position_ids, use_cache=False
         ).last_hidden_state

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tomllib
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -67,11 +67,13 @@ class TrainConfig(Settings):
         None, gt=0, description="Stop after this many optimizer steps, schedule included."
     )
     batch_tokens: int = Field(1024, gt=0, description="Tokens per forward pass, padding included.")
-    accumulation: int = Field(1, gt=0, description="Forward passes per optimizer step.")
+    accumulation: int = Field(
+        1, gt=0, description="Batches per optimizer step, over all processes: the same step on any number."
+    )
     max_tokens: int = Field(
         384, gt=0, description="Tokens per row; a dialogue too long loses its oldest turns."
     )
-    shares: dict[str, float] = Field(
+    shares: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
         {}, description="Share of each kind of record used per epoch, 0 to 1; default 1."
     )
     mirror: bool = Field(False, description="Mirror half of the images whose dialogues name no side.")
@@ -89,6 +91,11 @@ class TrainConfig(Settings):
     optimizer: Literal["adamw", "adamw8bit"] = Field(
         "adamw", description="adamw8bit: bitsandbytes' paged 8-bit AdamW."
     )
+    teacher_forcing: Literal["off", "linear", "cosine"] = Field(
+        "off", description="Scheduled sampling: how the share of gold input tokens falls in each cycle."
+    )
+    teacher_forcing_cycles: int = Field(4, gt=0, description="Cycles over the run.")
+    teacher_forcing_low: float = Field(0.5, ge=0, lt=1, description="Share of gold tokens at a cycle's end.")
     align: bool = Field(
         True, description="Stage 1: start from the ridge solution features -> caption embeddings."
     )
@@ -96,6 +103,11 @@ class TrainConfig(Settings):
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
     quantization: Literal["none", "nf4"] = "none"
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto",
+        description="auto: eager on a CPU, sdpa elsewhere. flash_attention_2 trains every dialogue by itself.",
+    )
+    compile: bool = Field(False, description="torch.compile on the decoder's layers.")
     gradient_checkpointing: bool = False
     lora_rank: int = Field(16, gt=0)
     lora_alpha: float = Field(32, gt=0)
@@ -107,6 +119,8 @@ class TrainConfig(Settings):
     validation_batches: int = Field(16, gt=0)
     samples: int = Field(4, ge=0, description="Validation questions answered at each validation.")
     log_every: int = Field(10, gt=0)
+    wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases logging.")
+    wandb_project: str = "multimodal-llm"
     resume: bool = Field(False, description="Continue from the newest whole checkpoint in `out`.")
 
 

@@ -7,19 +7,23 @@ Stage 2 (`finetune`): LoRA adapters (on a bf16 base, or on NF4: QLoRA) and the p
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 
 from shared.checkpoint import (
+    atomic_folder,
     build_model,
     checkpoint_folder,
     load_adapter,
     load_projector,
     read_config,
-    save_checkpoint,
+    trained_tensors,
     verify,
+    write_model,
 )
 from shared.config import load_preset
 from shared.language import attach_lora
@@ -29,29 +33,31 @@ from trainer.config import TrainConfig
 from trainer.data.features import FeatureCache, build_features
 from trainer.data.loader import PackLoader
 from trainer.data.prepared import PreparedData, Split
+from trainer.data.steps import BatchMaker
+from trainer.devices import choose_attention, compile_layers, start_accelerator
 from trainer.loop import TrainingLoop
+from trainer.state import holds_states
+from trainer.validation import Validation
 
 log = logging.getLogger(__name__)
 
 
 def pretrain(config: TrainConfig) -> bool:
     """Stage 1: only the projector learns. Returns False when interrupted."""
+    accelerator = _start(config)
     # 1. The model, its language model frozen by loading
-    torch.manual_seed(config.seed)
-    model = _build(config)
+    model = _build(config, accelerator)
     if config.init is not None:
         load_projector(model, _verified(config.init))
     # 2. Data: packed dialogues and the frozen tower's features
-    train, validation, features = _data(config, model, images_only=True)
+    data = _load_data(config, model, accelerator, images_only=True)
     # 3. Stage 0: start where captions live
-    if config.align and config.init is None and features is not None:
-        explained = align_projector(model, train, features)
+    if config.align and config.init is None:
+        explained = align_projector(model, data.train, data.features)
         log.info("projector aligned: %.0f %% of the caption embeddings' variance explained", 100 * explained)
     # 4. Train
     groups = [_group("projector", model.projector.parameters(), config.learning_rate)]
-    return _run(
-        TrainingLoop(model, config, train, validation, features, _optimizer(groups, config), "pretrain")
-    )
+    return _train(config, accelerator, model, data, groups, "pretrain")
 
 
 def finetune(config: TrainConfig) -> bool:
@@ -62,14 +68,15 @@ def finetune(config: TrainConfig) -> bool:
     """
     if config.init is None:
         raise ValueError("finetune starts from a stage 1 checkpoint: give --init DIR")
+    accelerator = _start(config)
     # 1. The model of stage 1
-    torch.manual_seed(config.seed)
     folder = _verified(config.init)
-    model = _build(config, folder)
+    model = _build(config, accelerator, folder)
     load_projector(model, folder)
     # 2. Adapters: those of the checkpoint, or new ones
     if (folder / "adapter").is_dir():
         load_adapter(model, folder, merge=False, trainable=True)
+        _warn_of_ignored_lora_settings(config, model)
     else:
         model.language = attach_lora(
             model.language,
@@ -79,30 +86,59 @@ def finetune(config: TrainConfig) -> bool:
             dropout=config.lora_dropout,
         )
     # 3. Data
-    train, validation, features = _data(config, model)
+    data = _load_data(config, model, accelerator)
     # 4. Train, each part at its own rate
     adapter = [parameter for parameter in model.language.parameters() if parameter.requires_grad]
     groups = [
         _group("projector", model.projector.parameters(), config.learning_rate),
         _group("adapter", adapter, config.adapter_learning_rate or config.learning_rate),
     ]
-    return _run(
-        TrainingLoop(model, config, train, validation, features, _optimizer(groups, config), "finetune")
-    )
+    return _train(config, accelerator, model, data, groups, "finetune")
 
 
-def _build(config: TrainConfig, init: Path | None = None) -> MultimodalModel:
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
+def _start(config: TrainConfig) -> Accelerator:
+    """The devices; the run directory is free, or the run that it holds is to be continued."""
+    if not config.resume and holds_states(config.out / "checkpoints"):
+        raise ValueError(
+            f"{config.out} holds the checkpoints of a run: continue it with --resume, or choose another --out"
+        )
+    accelerator = start_accelerator(config.device, config.accumulation)
+    torch.manual_seed(config.seed)
+    return accelerator
+
+
+def _build(config: TrainConfig, accelerator: Accelerator, init: Path | None = None) -> MultimodalModel:
     model = build_model(
         load_preset(config.preset) if init is None else read_config(init),
         dtype=config.dtype,
-        device=device,
+        device=accelerator.device,
         quantization=config.quantization,
-        attn_implementation="eager" if device == "cpu" else None,  # SDPA's masked backward is slow on CPU
+        attn_implementation=choose_attention(config.attention, accelerator.device),
     )
+    if config.quantization == "nf4":
+        keep_gradients_through_4bit(model.language)
     if config.gradient_checkpointing:
-        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
     return model
+
+
+def keep_gradients_through_4bit(model: nn.Module) -> None:
+    """bitsandbytes repacks 4-bit weights for inference at the first forward pass in eval mode on a CPU with
+    AVX512-BF16, as in a validation; from then on no gradient would pass through them."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
+
+
+def _warn_of_ignored_lora_settings(config: TrainConfig, model: MultimodalModel) -> None:
+    adapter = model.language.peft_config["default"]
+    for name, theirs in (
+        ("lora_rank", adapter.r), ("lora_alpha", adapter.lora_alpha), ("lora_dropout", adapter.lora_dropout)
+    ):  # fmt: skip
+        if name in config.model_fields_set and theirs != getattr(config, name):
+            log.warning("%s stays %s, as in the adapter of %s", name, theirs, config.init)
 
 
 def _verified(init: Path) -> Path:
@@ -111,15 +147,25 @@ def _verified(init: Path) -> Path:
     return folder
 
 
-def _data(
-    config: TrainConfig, model: MultimodalModel, *, images_only: bool = False
-) -> tuple[PackLoader, PackLoader | None, FeatureCache | None]:
-    data = PreparedData(config.data)
-    data.require(model.config.vision)
+@dataclass
+class Data:
+    """What a run learns from."""
+
+    train: PackLoader
+    validation: PackLoader | None
+    features: FeatureCache | None
+    prepared: PreparedData
+
+
+def _load_data(
+    config: TrainConfig, model: MultimodalModel, accelerator: Accelerator, *, images_only: bool = False
+) -> Data:
+    prepared = PreparedData(config.data)
+    prepared.require(model.config.vision)
 
     def loader(split: Split) -> PackLoader:
         return PackLoader(
-            data,
+            prepared,
             split,
             model,
             batch_tokens=config.batch_tokens,
@@ -127,15 +173,25 @@ def _data(
             shares=config.shares,
             seed=config.seed,
             images_only=images_only,
+            trees=config.attention != "flash_attention_2",
         )
 
     train = loader("train")
-    validation = loader("val") if data.count("val") else None
+    train.check_shares()
+    validation = None
+    if prepared.count("val"):
+        try:
+            validation = loader("val")
+            validation.batches(0)
+        except ValueError as error:
+            log.warning("no validation: %s", error)
+            validation = None
     names = train.images + (validation.images if validation else [])
-    if not names:
-        return train, validation, None
-    features = build_features(model.vision, names, data.images, config.data, mirror=config.mirror)
-    return train, validation, features
+    features = None
+    if names:
+        with accelerator.main_process_first():
+            features = build_features(model.vision, names, prepared.images, config.data, mirror=config.mirror)
+    return Data(train, validation, features, prepared)
 
 
 def _group(name: str, parameters, rate: float) -> dict:
@@ -150,14 +206,36 @@ def _optimizer(groups: list[dict], config: TrainConfig) -> torch.optim.Optimizer
     return torch.optim.AdamW(groups, weight_decay=config.weight_decay, fused=True)
 
 
-def _run(loop: TrainingLoop) -> bool:
-    _log_sizes(loop.model)
-    loop.config.out.mkdir(parents=True, exist_ok=True)
-    (loop.config.out / "config.json").write_text(loop.config.model_dump_json(indent=2) + "\n", "utf-8")
+def _train(
+    config: TrainConfig,
+    accelerator: Accelerator,
+    model: MultimodalModel,
+    data: Data,
+    groups: list[dict],
+    stage: str,
+) -> bool:
+    _log_sizes(model)
+    if config.compile:
+        compile_layers(model.causal_lm.get_decoder())
+    if accelerator.is_main_process:
+        config.out.mkdir(parents=True, exist_ok=True)
+        (config.out / "config.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
+    maker = BatchMaker(model, data.features, flat=config.attention == "flash_attention_2")
+    validation = None
+    if data.validation is not None:
+        validation = Validation(data.validation, maker, data.features, config, data.prepared.images.read)
+    loop = TrainingLoop(
+        accelerator, model, config, data.train, maker, _optimizer(groups, config), stage=stage,
+        validation=validation,
+    )  # fmt: skip
     finished = loop.run()
     if finished:
-        save_checkpoint(loop.model, loop.config.out / "final", dtype=torch.bfloat16)
-        log.info("final model: %s", loop.config.out / "final")
+        trained = trained_tensors(model, torch.bfloat16)
+        if accelerator.is_main_process:
+            with atomic_folder(config.out / "final") as scratch:
+                write_model(model, scratch, trained)
+            log.info("final model: %s", config.out / "final")
+    accelerator.end_training()
     return finished
 
 

@@ -1,7 +1,8 @@
-"""Training checkpoints: the model in float32, the optimizer, the position in the data and the RNG.
+"""Training checkpoints: what learns in float32, the optimizer, the position in the data and the RNG.
 
-Everything is safetensors and json. A checkpoint appears whole or not at all, and resuming from it
-continues bit for bit.
+Everything is safetensors and json, and whole tensors, whatever the number of processes that hold them: any
+other number resumes from it. A checkpoint appears whole or not at all; on one process, resuming continues
+bit for bit.
 """
 
 from __future__ import annotations
@@ -14,16 +15,33 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel, set_peft_model_state_dict
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from shared.checkpoint import CheckpointError, atomic_folder, load_projector, verify, write_model
+from shared.checkpoint import (
+    CheckpointError,
+    atomic_folder,
+    load_trained,
+    trained_tensors,
+    verify,
+    write_model,
+)
 from shared.model import MultimodalModel
+from shared.sharding import shard_like, whole_tensor
+from trainer.config import TrainConfig
 
 log = logging.getLogger(__name__)
 
 
-@dataclass
+# What a checkpoint cannot do without, and what may change without a word
+_NEEDED = ("accumulation", "lora_rank", "optimizer", "quantization")
+_FREE = frozenset((
+    "data", "out", "resume", "device", "max_steps", "checkpoint_every", "keep_checkpoints", "validate_every",
+    "validation_batches", "samples", "log_every", "wandb", "wandb_project", "compile", "gradient_checkpointing",
+))  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Position:
     """Where a run stands: the next batch of the data, and the optimizer steps behind it."""
 
@@ -39,50 +57,81 @@ def save_state(
     optimizer: torch.optim.Optimizer,
     position: Position,
     fingerprint: str,
-) -> Path:
-    """Write `folder/step-N` and return it."""
-    target = folder / f"step-{position.step:06d}"
+    config: TrainConfig,
+    *,
+    writes: bool = True,
+) -> None:
+    """Write `folder/step-N`. Every process takes part; the one that `writes` has all of it in memory."""
+    trained = trained_tensors(model)
     tensors, plain = _split(optimizer.state_dict()["state"])
-    rng = {"rng.cpu": torch.get_rng_state()}
+    tensors = {name: whole_tensor(tensor) for name, tensor in tensors.items()}
+    if not writes:
+        return
+    tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
-        rng["rng.cuda"] = torch.cuda.get_rng_state()
-    with atomic_folder(target) as scratch:
-        write_model(model, scratch)
-        save_file(
-            {
-                name: t.detach().cpu().clone(memory_format=torch.contiguous_format)
-                for name, t in (tensors | rng).items()
-            },
-            scratch / "training.safetensors",
-        )
-        state = {"position": asdict(position), "data": fingerprint, "optimizer": plain}
+        tensors["rng.cuda"] = torch.cuda.get_rng_state()
+    with atomic_folder(folder / f"step-{position.step:06d}") as scratch:
+        write_model(model, scratch, trained)
+        # cloned: tensors that share storage, as 8-bit AdamW's tables do, are refused
+        whole = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+        save_file(whole, scratch / "training.safetensors")
+        state = {
+            "position": asdict(position),
+            "data": fingerprint,
+            "settings": config.model_dump(mode="json"),
+            "optimizer": plain,
+        }
         (scratch / "training.json").write_text(json.dumps(state, indent=2) + "\n")
-    return target
 
 
 def restore_state(
-    folder: Path, model: MultimodalModel, optimizer: torch.optim.Optimizer, fingerprint: str
+    folder: Path,
+    model: MultimodalModel,
+    optimizer: torch.optim.Optimizer,
+    fingerprint: str,
+    config: TrainConfig,
 ) -> Position:
-    """Put a verified checkpoint back into `model` and `optimizer`.
+    """Put a verified checkpoint back into `model` and `optimizer`. Other settings are named in the log.
 
     Raises:
-        CheckpointError: it was made with other data or another order of it.
+        CheckpointError: it was made with other data, another order of it, or settings it cannot do without.
     """
     state = json.loads((folder / "training.json").read_text())
     if state["data"] != fingerprint:
         raise CheckpointError(
             f"{folder} was trained on other data, batches or seed: resume with those, or start anew"
         )
-    load_projector(model, folder)
-    if isinstance(model.language, PeftModel):
-        set_peft_model_state_dict(model.language, load_file(folder / "adapter" / "adapter_model.safetensors"))
+    _compare_settings(folder, state.get("settings", {}), config.model_dump(mode="json"))
+    load_trained(model, folder)
     tensors = load_file(folder / "training.safetensors")
     torch.set_rng_state(tensors.pop("rng.cpu"))
     if (cuda := tensors.pop("rng.cuda", None)) is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
     merged = _join(tensors, state["optimizer"])
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in merged.items():
+        for name, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameters[index].shape:
+                values[name] = shard_like(value, parameters[index])
     optimizer.load_state_dict({"state": merged, "param_groups": optimizer.state_dict()["param_groups"]})
     return Position(**state["position"])
+
+
+def _compare_settings(folder: Path, saved: dict, now: dict) -> None:
+    changed = {name for name in saved.keys() & now.keys() if saved[name] != now[name]} - _FREE
+    for name in _NEEDED:
+        if name in changed:
+            raise CheckpointError(
+                f"{folder} was trained with {name} = {saved[name]}, not {now[name]}: resume with that, or start "
+                "anew in another --out"
+            )
+    for name in sorted(changed):
+        log.warning("%s is %s from here on; it was %s up to %s", name, now[name], saved[name], folder.name)
+
+
+def holds_states(folder: Path) -> bool:
+    """Whether a run has left checkpoints in `folder`."""
+    return any(folder.glob("step-*"))
 
 
 def newest_state(folder: Path) -> Path | None:
@@ -102,10 +151,10 @@ def prune(folder: Path, keep: int) -> None:
         shutil.rmtree(old)
 
 
-def _split(state: dict) -> tuple[dict[str, torch.Tensor], dict[str, object]]:
+def _split(state: dict) -> tuple[dict[str, Tensor], dict[str, object]]:
     """Optimizer state by path (`0/exp_avg`; bitsandbytes nests deeper), tensors apart from plain values."""
     flat = dict(_flatten(state, ""))
-    tensors = {path: value for path, value in flat.items() if isinstance(value, torch.Tensor)}
+    tensors = {path: value for path, value in flat.items() if isinstance(value, Tensor)}
     return tensors, {path: value for path, value in flat.items() if path not in tensors}
 
 
@@ -117,7 +166,7 @@ def _flatten(values: dict, prefix: str) -> Iterator[tuple[str, object]]:
             yield f"{prefix}{name}", value
 
 
-def _join(tensors: dict[str, torch.Tensor], plain: dict[str, object]) -> dict[int, dict]:
+def _join(tensors: dict[str, Tensor], plain: dict[str, object]) -> dict[int, dict]:
     state: dict[int, dict] = {}
     for path, value in (tensors | plain).items():
         index, *parents, name = path.split("/")

@@ -1,56 +1,118 @@
-"""What a run writes down: `metrics.jsonl`, TensorBoard, a progress bar, sample answers, and curves as PNG."""
+"""What a run writes down: `metrics.jsonl`, TensorBoard, W&B where asked for, sample answers, curves as PNG."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 
 class Tracker:
-    """Logs of one run directory; a resumed run forgets what came after its checkpoint."""
+    """Logs of one run directory; a resumed run forgets what came after its checkpoint.
 
-    def __init__(self, out: Path, total_steps: int, *, start: int = 0, stage: str = "train"):
+    Args:
+        start: optimizer steps behind the run already.
+        wandb: mode of Weights & Biases, `off` for none.
+        settings: the run's configuration, for W&B.
+        active: False in all processes but one, whose trackers do nothing.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        total_steps: int,
+        *,
+        start: int = 0,
+        stage: str = "train",
+        wandb: str = "off",
+        project: str = "multimodal-llm",
+        settings: dict | None = None,
+        active: bool = True,
+    ):
+        self.out, self.path, self.active = out, out / "metrics.jsonl", active
+        self._run = None
+        if not active:
+            return
         from torch.utils.tensorboard import SummaryWriter
 
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.path = out, out / "metrics.jsonl"
         rows = [row for row in read_metrics(out) if row["step"] <= start] if start else []
         self.path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
         self._board = SummaryWriter(str(out / "tensorboard"), purge_step=start or None)
+        if wandb != "off":
+            self._run = _start_wandb(out, wandb, project, stage, settings or {}, resumed=start > 0)
         self._bar = tqdm(total=total_steps, initial=start, desc=stage, unit="step", dynamic_ncols=True)
 
-    def advance(self, loss: float) -> None:
+    def advance(self) -> None:
         """One optimizer step done."""
-        self._bar.update()
-        self._bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+        if self.active:
+            self._bar.update()
 
     def log(self, step: int, **values: float) -> None:
-        """Numbers at an optimizer step, to JSONL and TensorBoard."""
+        """Numbers at an optimizer step."""
+        if not self.active:
+            return
         self._write({"step": step, **values})
         for name, value in values.items():
             self._board.add_scalar(name, value, step)
+        if self._run:
+            self._run.log(values, step=step)
+        if "loss" in values:
+            self._bar.set_postfix(loss=f"{values['loss']:.3f}", refresh=False)
 
-    def samples(self, step: int, rows: list[dict]) -> None:
-        """Sample questions with the model's and the reference answer."""
+    def samples(self, step: int, rows: list[dict], images: list[Image.Image | None]) -> None:
+        """Sample questions with the model's and the reference answer, each beside its image."""
+        if not self.active:
+            return
         self._write({"step": step, "samples": rows})
         text = "\n\n".join(f"**{row['image']}** {row['question']}  \n{row['answer']}" for row in rows)
         self._board.add_text("samples", text, step)
-        for row in rows:
+        for index, (row, image) in enumerate(zip(rows, images, strict=True)):
+            if image is not None:
+                self._board.add_image(f"samples/{index}", np.asarray(image), step, dataformats="HWC")
             tqdm.write(
                 f"  {row['image']}: {row['question']!r} -> {row['answer']!r} (reference {row['reference']!r})"
             )
+        if self._run:
+            import wandb
+
+            table = wandb.Table(columns=["picture", *rows[0]])
+            for row, image in zip(rows, images, strict=True):
+                table.add_data(None if image is None else wandb.Image(image), *row.values())
+            self._run.log({"samples": table}, step=step)
 
     def close(self) -> None:
         """Flush, and draw `curves.png`."""
+        if not self.active:
+            return
         self._bar.close()
         self._board.close()
         plot_curves(self.out)
+        if self._run:
+            import wandb
+
+            self._run.log({"curves": wandb.Image(str(self.out / "curves.png"))})
+            self._run.finish()
 
     def _write(self, row: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _start_wandb(out: Path, mode: str, project: str, stage: str, settings: dict, *, resumed: bool):
+    """A W&B run; a resumed training run continues the same one."""
+    import wandb
+
+    known = out / "wandb-id"
+    name = known.read_text("utf-8").strip() if resumed and known.is_file() else wandb.util.generate_id()
+    known.write_text(name + "\n", "utf-8")
+    return wandb.init(
+        project=project, id=name, name=f"{stage}-{out.name}", job_type=stage, dir=str(out), mode=mode,
+        config=settings, resume="allow" if mode == "online" else None,
+    )  # fmt: skip
 
 
 def read_metrics(out: Path) -> list[dict]:
@@ -68,18 +130,19 @@ def read_metrics(out: Path) -> list[dict]:
 
 
 def plot_curves(out: Path) -> None:
-    """Loss, learning rates and gradient norm over the steps, into `curves.png`."""
+    """Loss, learning rates, gradient norm and throughput over the steps, into `curves.png`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows = read_metrics(out)
-    figure, axes = pyplot.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
+    figure, axes = pyplot.subplots(1, 4, figsize=(17, 3.6), constrained_layout=True)
     panels = (
         ("loss per token (nats)", ("loss", "val_loss")),
         ("learning rate", ("lr_projector", "lr_adapter")),
         ("gradient norm", ("grad_norm",)),
+        ("tokens per second", ("tokens_per_second",)),
     )
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:

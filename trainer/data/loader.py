@@ -35,7 +35,8 @@ class PackLoader:
 
     Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles:
     each batch is a random mixture of all kinds, its packs side by side in rows, so that little is padding.
-    `images_only` leaves out plain text, from which a projector learns nothing.
+    `images_only` leaves out plain text, from which a projector learns nothing. Without `trees`, every
+    dialogue is a pack of its own and each batch is one row.
     """
 
     def __init__(
@@ -49,12 +50,18 @@ class PackLoader:
         shares: dict[str, float],
         seed: int,
         images_only: bool = False,
+        trees: bool = True,
     ):
         self.batch_tokens, self.max_tokens, self.shares, self.seed = batch_tokens, max_tokens, shares, seed
+        self.trees = trees
         self.dropped_turns = self.too_long = 0
         self._place = f"{data.folder}, {split}"
-        used = [record for record in data.records(split) if record.image is not None or not images_only]
-        self.dialogues = [dialogue for record in used if (dialogue := self._encode(record, model))]
+        self.kinds: set[str] = set()
+        self.dialogues: list[Dialogue] = []
+        for record in data.records(split):
+            self.kinds.add(record.kind)
+            if (record.image or not images_only) and (dialogue := self._encode(record, model)):
+                self.dialogues.append(dialogue)
         if not self.dialogues:
             what = "record about an image" if images_only else "record"
             raise ValueError(f"{self._place}: no {what} that fits {max_tokens} tokens")
@@ -86,11 +93,22 @@ class PackLoader:
         """Names of all images, in file order."""
         return list(self._groups)
 
+    def check_shares(self) -> None:
+        """All shares must be of kinds that the data has.
+
+        Raises:
+            ValueError: one is not.
+        """
+        if unknown := sorted(self.shares.keys() - self.kinds):
+            raise ValueError(
+                f"shares: no record of {self._place} is of the kind {', '.join(unknown)}; it has "
+                f"{', '.join(sorted(self.kinds))}"
+            )
+
     def fingerprint(self) -> str:
         """A hash of the data and everything that decides its order; a resumed run must see the same."""
-        digest = hashlib.sha256(
-            json.dumps([self.seed, self.batch_tokens, self.max_tokens, self.shares]).encode()
-        )
+        order = [self.seed, self.batch_tokens, self.max_tokens, self.shares]
+        digest = hashlib.sha256(json.dumps(order if self.trees else [*order, "chains"]).encode())
         for dialogue in self.dialogues:
             digest.update(str(dialogue.encoded.input_ids).encode())
         return digest.hexdigest()[:16]
@@ -99,11 +117,12 @@ class PackLoader:
         """All packs of an epoch, in random order."""
         rng = random.Random(f"{self.seed}-{epoch}")
         packs: list[Pack] = []
-        for image, group in self._groups.items():
-            drawn = self._draw(group, rng)
+        for image, dialogues in self._groups.items():
+            drawn = self._draw(dialogues, rng)
             mirrorable = all(dialogue.mirrorable for dialogue in drawn)
             encoded = [dialogue.encoded for dialogue in drawn]
-            packs += pack_dialogues(image, encoded, self.max_tokens, mirrorable=mirrorable)
+            for group in [encoded] if self.trees else [[one] for one in encoded]:
+                packs += pack_dialogues(image, group, self.max_tokens, mirrorable=mirrorable)
         for text in self._draw(self._texts, rng):
             packs += pack_dialogues(None, [text.encoded], self.max_tokens)
         rng.shuffle(packs)
@@ -115,12 +134,16 @@ class PackLoader:
         return drawn
 
     def batches(self, epoch: int) -> list[list[list[Pack]]]:
-        """The epoch's batches in their order: rows of packs, at most `batch_tokens` with their padding."""
+        """The epoch's batches in their order: rows of packs, at most `batch_tokens` with their padding.
+
+        Raises:
+            ValueError: the shares draw nothing.
+        """
         batches: list[list[list[Pack]]] = []
         batch: list[Pack] = []
         rows: list[list[Pack]] = []
         for pack in self.packs(epoch):
-            wider = share_rows([*batch, pack])
+            wider = share_rows([*batch, pack]) if self.trees else [[*batch, pack]]
             if batch and padded_tokens(wider) > self.batch_tokens:
                 batches.append(rows)
                 batch, wider = [], [[pack]]
@@ -128,4 +151,6 @@ class PackLoader:
             rows = wider
         if batch:
             batches.append(rows)
+        if not batches:
+            raise ValueError(f"{self._place}: the shares draw no record in epoch {epoch}; raise them")
         return batches

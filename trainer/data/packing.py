@@ -27,7 +27,7 @@ class Pack:
 
     Attributes:
         input_ids, parents: of each token; a root's parent is -1.
-        predictors, labels: token `predictors[i]` must predict id `labels[i]`.
+        predictors, labels: token `predictors[i]` must predict id `labels[i]`, which is token `targets[i]`.
         images: key of the features that fill each run of image slots, in token order.
         mirrorable: of each run, whether the image's mirror image may take its place.
     """
@@ -36,6 +36,7 @@ class Pack:
     parents: list[int] = field(default_factory=list)
     predictors: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     mirrorable: list[bool] = field(default_factory=list)
     _children: dict[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
@@ -60,6 +61,8 @@ class Pack:
                     self.images.append(image)
                     self.mirrorable.append(mirrorable)
             node = self._children[key]
+            if label != IGNORE_INDEX:
+                self.targets.append(node)
 
     def growth(self, dialogue: EncodedPrompt) -> int:
         """Tokens that `add` would append."""
@@ -78,18 +81,21 @@ class PackedBatch:
 
     Attributes:
         input_ids, position_ids: `[batch, tokens]`.
-        attention_mask: `[batch, 1, tokens, tokens]`, True where a token attends.
+        attention_mask: `[batch, 1, tokens, tokens]`, True where a token attends; None for chains in one row,
+            which their positions tell apart.
         predictors: `[labels]`, indices into the flattened `[batch * tokens]` hidden states.
         labels: `[labels]`.
+        targets: `[labels]`, indices of the labels' own tokens in the flattened input.
         images: keys of the features, one for each run of image slots, row by row.
         mirrorable: of each of them, whether its mirror image may take its place.
     """
 
     input_ids: Tensor
     position_ids: Tensor
-    attention_mask: Tensor
+    attention_mask: Tensor | None
     predictors: Tensor
     labels: Tensor
+    targets: Tensor
     images: list[str]
     mirrorable: list[bool]
 
@@ -144,34 +150,52 @@ def _cost(rows: list[list[Pack]]) -> float:
     return tokens * (1 + ATTENTION_COST * tokens / len(rows))
 
 
-def collate(rows: list[list[Pack]], pad_token_id: int) -> PackedBatch:
-    """Rows of packs to tensors. Padding attends to itself, so that no row of the softmax is empty."""
+def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True) -> PackedBatch:
+    """Rows of packs to tensors. Padding attends to itself, so that no row of the softmax is empty.
+
+    `with_mask=False` is for packs of one dialogue each in a single row: flash attention, which takes no mask,
+    sees a new sequence wherever the positions begin again.
+    """
     tokens = max(sum(map(len, row)) for row in rows)
     input_ids = np.full((len(rows), tokens), pad_token_id, dtype=np.int64)
     position_ids = np.zeros((len(rows), tokens), dtype=np.int64)
-    mask = np.zeros((len(rows), 1, tokens, tokens), dtype=bool)
-    mask[:, :, range(tokens), range(tokens)] = True
-    predictors, labels = [], []
+    mask = None
+    if with_mask:
+        mask = np.zeros((len(rows), 1, tokens, tokens), dtype=bool)
+        mask[:, :, range(tokens), range(tokens)] = True
+    predictors, labels, targets = [], [], []
     for row, packs in enumerate(rows):
         start = 0
         for pack in packs:
-            end = start + len(pack)
+            end, offset = start + len(pack), row * tokens + start
             input_ids[row, start:end] = pack.input_ids
-            ancestors, depth = mask[row, 0, start:end, start:end], position_ids[row, start:end]
-            for node, parent in enumerate(pack.parents):
-                if parent >= 0:
-                    ancestors[node] |= ancestors[parent]
-                    depth[node] = depth[parent] + 1
-            predictors += [row * tokens + start + node for node in pack.predictors]
+            _fill_depths(position_ids[row, start:end], pack.parents)
+            if mask is not None:
+                _fill_ancestors(mask[row, 0, start:end, start:end], pack.parents)
+            predictors += [offset + node for node in pack.predictors]
+            targets += [offset + node for node in pack.targets]
             labels += pack.labels
             start = end
     packed = [pack for row in rows for pack in row]
     return PackedBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(position_ids),
-        torch.from_numpy(mask),
+        None if mask is None else torch.from_numpy(mask),
         torch.tensor(predictors),
         torch.tensor(labels),
+        torch.tensor(targets),
         [image for pack in packed for image in pack.images],
         [mirrorable for pack in packed for mirrorable in pack.mirrorable],
     )
+
+
+def _fill_depths(depth: np.ndarray, parents: list[int]) -> None:
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            depth[node] = depth[parent] + 1
+
+
+def _fill_ancestors(attends: np.ndarray, parents: list[int]) -> None:
+    for node, parent in enumerate(parents):
+        if parent >= 0:
+            attends[node] |= attends[parent]
