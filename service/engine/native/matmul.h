@@ -1,0 +1,176 @@
+// Linear layers on packed weights. A weight matrix is cut into panels of 32 outputs, [inputs / per_unit][32]
+// units of 32 bits each: one float32, two bfloat16 or four uint8. Activations are packed into the same units
+// (float32, bfloat16, int8), so one loop serves all formats and each weight is read once, in order.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "threads.h"
+#include "vector.h"
+
+enum class Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
+
+constexpr int PANEL = 2 * LANES;
+constexpr int GROUP = 64;  // int8 activations that share a scale
+#if defined(__AVX512F__)
+constexpr int TILE_ROWS = 12;
+#else
+constexpr int TILE_ROWS = 4;
+#endif
+
+struct Linear {
+    const uint32_t* panels;
+    const float* scale;  // of each output, int8 only
+    const float* bias;   // or null
+    int32_t inputs, outputs;
+};
+
+// Activations ready for `multiply`, `rows` of `units` each.
+struct Packed {
+    std::vector<uint32_t> data;
+    std::vector<float> scale;   // int8: of each group
+    std::vector<float> offset;  // int8: what the weights' shift by 128 adds to each group's sum
+    int units = 0, groups = 0;
+
+    void reserve(int rows, int inputs) {
+        data.resize(size_t(rows) * inputs);
+        scale.resize(size_t(rows) * (inputs / GROUP + 1));
+        offset.resize(scale.size());
+    }
+};
+
+struct Float32 {
+    static constexpr int per_unit = 1;
+    typedef Floats Sums;
+    static Sums dot(Sums sums, uint32_t x, Words w) {
+        float value;
+        std::memcpy(&value, &x, sizeof value);
+        return sums + splat(value) * (Floats)w;
+    }
+};
+
+struct BFloat16 {
+    static constexpr int per_unit = 2;
+    typedef Floats Sums;
+    static Sums dot(Sums sums, uint32_t x, Words w) {
+#if defined(__AVX512BF16__)
+        return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)_mm512_set1_epi32(x), (__m512bh)w);
+#else
+        const uint32_t even = x << 16, odd = x & 0xffff0000;
+        float first, second;
+        std::memcpy(&first, &even, sizeof first);
+        std::memcpy(&second, &odd, sizeof second);
+        return sums + splat(first) * (Floats)(w << 16) + splat(second) * (Floats)(w & 0xffff0000);
+#endif
+    }
+};
+
+struct Int8 {
+    static constexpr int per_unit = 4;
+    typedef Ints Sums;
+    static Sums dot(Sums sums, uint32_t x, Words w) {
+#if defined(__AVX512VNNI__)
+        return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)w, _mm512_set1_epi32(x));
+#else
+        for (int byte = 0; byte < 4; ++byte) {
+            sums += (Ints)(w >> (8 * byte) & 0xff) * int32_t(int8_t(x >> (8 * byte)));
+        }
+        return sums;
+#endif
+    }
+};
+
+inline void pack_row(Float32, const float* x, int inputs, Packed& to, int row) {
+    std::memcpy(&to.data[size_t(row) * to.units], x, sizeof(float) * inputs);
+}
+
+inline void pack_row(BFloat16, const float* x, int inputs, Packed& to, int row) {
+    auto* halves = reinterpret_cast<uint16_t*>(&to.data[size_t(row) * to.units]);
+    for (int i = 0; i < inputs; ++i) halves[i] = to_bfloat16(x[i]);
+}
+
+inline void pack_row(Int8, const float* x, int, Packed& to, int row) {
+    auto* bytes = reinterpret_cast<int8_t*>(&to.data[size_t(row) * to.units]);
+    for (int group = 0; group < to.groups; ++group, x += GROUP, bytes += GROUP) {
+        float largest = 1e-10f;
+        for (int i = 0; i < GROUP; ++i) largest = std::max(largest, std::fabs(x[i]));
+        const float inverse = 127.0f / largest;
+        int total = 0;
+        for (int i = 0; i < GROUP; ++i) {
+            const float scaled = x[i] * inverse;
+            const int value = int(scaled + (scaled < 0 ? -0.5f : 0.5f));
+            bytes[i] = int8_t(value);
+            total += value;
+        }
+        to.scale[size_t(row) * to.groups + group] = largest / 127.0f;
+        to.offset[size_t(row) * to.groups + group] = -128.0f * total * (largest / 127.0f);
+    }
+}
+
+// The product of ROWS packed rows with one panel.
+template <class F, int ROWS>
+void tile(const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[2]) {
+    const uint32_t* weights = linear.panels + size_t(panel) * x.units * PANEL;
+    const uint32_t* units = &x.data[size_t(row) * x.units];
+    for (int r = 0; r < ROWS; ++r) out[r][0] = out[r][1] = Floats{};
+    const int step = F::per_unit == 4 ? GROUP / 4 : x.units;
+    for (int start = 0, group = 0; start < x.units; start += step, ++group) {
+        typename F::Sums sums[ROWS][2] = {};
+        for (int unit = start; unit < start + step; ++unit, weights += PANEL) {
+            const Words first = load_as<Words>(weights), second = load_as<Words>(weights + LANES);
+            for (int r = 0; r < ROWS; ++r) {
+                sums[r][0] = F::dot(sums[r][0], units[size_t(r) * x.units + unit], first);
+                sums[r][1] = F::dot(sums[r][1], units[size_t(r) * x.units + unit], second);
+            }
+        }
+        for (int r = 0; r < ROWS; ++r) {
+            for (int half = 0; half < 2; ++half) {
+                if constexpr (F::per_unit == 4) {
+                    const size_t at = size_t(row + r) * x.groups + group;
+                    out[r][half] += __builtin_convertvector(sums[r][half], Floats) * x.scale[at] + x.offset[at];
+                } else {
+                    out[r][half] = sums[r][half];
+                }
+            }
+        }
+    }
+}
+
+template <class F, int ROWS = TILE_ROWS>
+void tile(int rows, const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[2]) {
+    if (rows == ROWS) {
+        tile<F, ROWS>(linear, x, row, panel, out);
+    } else if constexpr (ROWS > 1) {
+        tile<F, ROWS - 1>(rows, linear, x, row, panel, out);
+    }
+}
+
+// y [rows, outputs] = x W^T + bias, or with `add` y += it.
+template <class F>
+void multiply(ThreadPool& pool, const Linear& linear, const Packed& x, int rows, float* y, bool add) {
+    const int panels = (linear.outputs + PANEL - 1) / PANEL;
+    const int together = std::max(1, panels / (pool.size() * 16));
+    const int blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    pool.run((panels + together - 1) / together, [&](int task, int) {
+        Floats out[TILE_ROWS][2];
+        for (int panel = task * together; panel < std::min(panels, (task + 1) * together); ++panel) {
+            const int column = panel * PANEL, width = std::min(PANEL, linear.outputs - column);
+            float bias[PANEL] = {}, scale[PANEL];
+            if (linear.bias) std::copy_n(linear.bias + column, width, bias);
+            if (F::per_unit == 4) std::copy_n(linear.scale + column, width, scale);
+            for (int block = 0; block < blocks; ++block) {
+                const int row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
+                tile<F>(count, linear, x, row, panel, out);
+                for (int r = 0; r < count; ++r) {
+                    const float* values = reinterpret_cast<const float*>(out[r]);
+                    float* to = y + size_t(row + r) * linear.outputs + column;
+                    for (int i = 0; i < width; ++i) {
+                        float value = (F::per_unit == 4 ? values[i] * scale[i] : values[i]) + bias[i];
+                        to[i] = add ? to[i] + value : value;
+                    }
+                }
+            }
+        }
+    });
+}
