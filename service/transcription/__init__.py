@@ -1,30 +1,33 @@
 """Speech to text: WhisperX in a worker process of its own, behind an async facade.
 
-The model libraries are imported in the worker only: the service's process stays small, a crash in native
-code takes one transcription with it and not the service, and WhisperX, which is not thread-safe, has its
-process to itself.
+The model libraries are imported in the worker only: the service's process stays small, and a crash in native
+code ends the worker and not the service.
 """
 
-from service.transcription.transcriber import (
-    Transcriber,
-    TranscriberStats,
+from service.transcription.failures import (
     TranscriptionBusy,
     TranscriptionError,
     TranscriptionTimeout,
     TranscriptionUnavailable,
     UnsupportedLanguage,
+    UnsupportedOption,
 )
-from service.transcription.transcript import Segment, Transcript, Word
+from service.transcription.pending import Progress
+from service.transcription.transcriber import Transcriber, TranscriberStats
+from service.transcription.transcript import Segment, Transcript, TranscriptionOptions, Word
 
 __all__ = [
+    "Progress",
     "Segment",
     "Transcriber",
     "TranscriberStats",
     "Transcript",
     "TranscriptionBusy",
     "TranscriptionError",
+    "TranscriptionOptions",
     "TranscriptionTimeout",
     "TranscriptionUnavailable",
     "UnsupportedLanguage",
+    "UnsupportedOption",
     "Word",
 ]

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from service.transcription.transcript import Segment, Transcript, Word
+from service.transcription.transcript import Segment, Transcript, Word, space_between
 
 ResponseFormat = Literal["json", "verbose_json", "text", "srt", "vtt"]
 
@@ -27,27 +27,58 @@ def wants_words(response_format: ResponseFormat) -> bool:
 
 
 def to_json(transcript: Transcript, *, words: bool) -> dict[str, Any]:
-    """`text, language, duration, segments [{id, start, end, text, words?}]`, times in seconds."""
-    segments = []
-    for segment in transcript.segments:
-        entry = asdict(segment)
-        if not words or segment.words is None:
-            del entry["words"]
-        segments.append(entry)
+    """`text, language, duration, alignment, segments [{id, start, end, text, words?, speaker?}]`, in seconds."""
     return {
         "text": transcript.text,
         "language": transcript.language,
         "duration": round(transcript.duration, 3),
-        "segments": segments,
+        "alignment": transcript.alignment if words else None,
+        "segments": [segment_json(segment, words=words) for segment in transcript.segments],
     }
 
 
-def to_verbose_json(transcript: Transcript, *, words: bool) -> dict[str, Any]:
-    """OpenAI's verbose form: `task`, then what `json` has, and one flat list of `words` if asked for."""
-    answer = {"task": "transcribe"} | to_json(transcript, words=False)
+def segment_json(segment: Segment, *, words: bool) -> dict[str, Any]:
+    """`id, start, end, text`, and `words` and `speaker` where they are known and wanted."""
+    entry: dict[str, Any] = {name: getattr(segment, name) for name in ("id", "start", "end", "text")}
+    if words and segment.words is not None:
+        entry["words"] = [_word(word) for word in segment.words]
+    if segment.speaker is not None:
+        entry["speaker"] = segment.speaker
+    return entry
+
+
+def to_verbose_json(transcript: Transcript, *, words: bool, segments: bool = True) -> dict[str, Any]:
+    """OpenAI's verbose form: `task`, segments with Whisper's own figures, one flat list of `words`."""
+    answer = {
+        "task": transcript.task,
+        "language": transcript.language,
+        "duration": round(transcript.duration, 3),
+        "text": transcript.text,
+        "alignment": transcript.alignment if words else None,
+    }
+    if segments:
+        answer["segments"] = [_verbose_segment(segment) for segment in transcript.segments]
     if words:
-        answer["words"] = [asdict(word) for segment in transcript.segments for word in segment.words or ()]
+        answer["words"] = [_word(word) for segment in transcript.segments for word in segment.words or ()]
     return answer
+
+
+def _verbose_segment(segment: Segment) -> dict[str, Any]:
+    return segment_json(segment, words=False) | {
+        "seek": round(segment.start * 100),  # frames of 10 ms, as Whisper counts them
+        "tokens": list(segment.tokens),
+        "temperature": segment.temperature,
+        "avg_logprob": round(segment.avg_logprob, 4),
+        "compression_ratio": round(segment.compression_ratio, 4),
+        "no_speech_prob": round(segment.no_speech_prob, 6),
+    }
+
+
+def _word(word: Word) -> dict[str, Any]:
+    entry = asdict(word)
+    if word.speaker is None:
+        del entry["speaker"]
+    return entry
 
 
 def to_text(transcript: Transcript) -> str:
@@ -56,15 +87,14 @@ def to_text(transcript: Transcript) -> str:
 
 def to_srt(transcript: Transcript) -> str:
     return "\n".join(
-        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{cue.text.replace('-->', '->')}\n"
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_named(cue).replace('-->', '->')}\n"
         for number, cue in enumerate(_cues(transcript), 1)
     )
 
 
 def to_vtt(transcript: Transcript) -> str:
     cues = (
-        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{html.escape(cue.text, quote=False)}\n"
-        for cue in _cues(transcript)
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n{_voiced(cue)}\n" for cue in _cues(transcript)
     )
     return "\n".join(("WEBVTT\n", *cues))
 
@@ -76,22 +106,33 @@ class _Cue:
     """Milliseconds."""
     text: str
     """One line or more."""
+    speaker: str | None
+
+
+def _named(cue: _Cue) -> str:
+    return cue.text if cue.speaker is None else f"{cue.speaker}: {cue.text}"
+
+
+def _voiced(cue: _Cue) -> str:
+    text = html.escape(cue.text, quote=False)
+    return text if cue.speaker is None else f"<v {html.escape(cue.speaker)}>{text}"
 
 
 def _cues(transcript: Transcript) -> Iterator[_Cue]:
     previous_end = 0
+    space = space_between(transcript.language, transcript.task)
     for segment in transcript.segments:
-        for start, end, text in _pieces(segment):
+        for start, end, text in _pieces(segment, space):
             start_ms = max(round(start * 1000), previous_end)
             previous_end = max(round(end * 1000), start_ms + 1)
-            yield _Cue(start_ms, previous_end, textwrap.fill(text, _LINE, break_long_words=False))
+            lines = textwrap.fill(text, _LINE, break_long_words=False)
+            yield _Cue(start_ms, previous_end, lines, segment.speaker)
 
 
-def _pieces(segment: Segment) -> Iterator[tuple[float, float, str]]:
+def _pieces(segment: Segment, space: str) -> Iterator[tuple[float, float, str]]:
     if not segment.words:
         yield segment.start, segment.end, segment.text
         return
-    space = " " if " " in segment.text else ""  # Chinese and Japanese words stand without
     cue: list[Word] = []
     letters = 0
     for word in segment.words:

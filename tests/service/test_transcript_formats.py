@@ -45,6 +45,7 @@ def test_json():
         "text": "Hello there.",
         "language": "en",
         "duration": 0.8,
+        "alignment": None,
         "segments": [{"id": 0, "start": 0.0, "end": 0.8, "text": "Hello there."}],
     }
     [segment] = to_json(heard, words=True)["segments"]
@@ -63,7 +64,8 @@ def test_text():
 
 
 def test_silence_in_every_format():
-    assert to_json(EMPTY, words=True) == {"text": "", "language": "en", "duration": 3.0, "segments": []}
+    silence = {"text": "", "language": "en", "duration": 3.0, "alignment": None, "segments": []}
+    assert to_json(EMPTY, words=True) == silence
     assert to_srt(EMPTY) == ""
     assert to_vtt(EMPTY) == "WEBVTT\n"
     assert to_text(EMPTY) == "\n"

@@ -1,12 +1,7 @@
-"""Human speech through the real worker process: what is heard, and what happens when the worker is gone."""
+"""Human speech through the real worker process: what is heard, in which order, and what is refused."""
 
 import asyncio
-import os
 import re
-import signal
-import subprocess
-import sys
-import time
 
 import jiwer
 import numpy as np
@@ -15,11 +10,15 @@ import pytest_asyncio
 
 from service.settings import TranscriptionSettings
 from service.transcription import (
+    Progress,
     Transcriber,
     Transcript,
+    TranscriptionBusy,
+    TranscriptionOptions,
     TranscriptionTimeout,
     TranscriptionUnavailable,
     UnsupportedLanguage,
+    UnsupportedOption,
 )
 from shared.media import SAMPLE_RATE, decode_audio
 
@@ -66,7 +65,7 @@ async def test_long_audio_counts_whole_and_words_have_their_times(transcriber, s
     pieces = [piece for audio, _ in 2 * speech for piece in (audio, pause)]
     whole = np.concatenate(pieces)
     assert len(whole) > 60 * SAMPLE_RATE
-    transcript = await transcriber.transcribe(whole, word_timestamps=True)
+    transcript = await transcriber.transcribe(whole, TranscriptionOptions(word_timestamps=True))
     assert word_error_rate([" ".join(text for _, text in 2 * speech)], [transcript]) <= 0.08
     assert [segment.id for segment in transcript.segments] == list(range(len(transcript.segments)))
 
@@ -87,7 +86,9 @@ async def test_long_audio_counts_whole_and_words_have_their_times(transcriber, s
 
 @pytest.mark.parametrize("samples", [0, 1, 1500, 5 * SAMPLE_RATE])
 async def test_silence_is_an_empty_transcript(transcriber, samples):
-    transcript = await transcriber.transcribe(np.zeros(samples, np.float32), word_timestamps=True)
+    transcript = await transcriber.transcribe(
+        np.zeros(samples, np.float32), TranscriptionOptions(word_timestamps=True)
+    )
     assert (transcript.text, transcript.segments) == ("", [])
     assert transcript.duration == pytest.approx(samples / SAMPLE_RATE)
 
@@ -99,21 +100,71 @@ async def test_noise_is_an_empty_transcript(transcriber):
 
 async def test_a_language_the_model_does_not_know(transcriber, speech):
     with pytest.raises(UnsupportedLanguage, match="'fr'"):
-        await transcriber.transcribe(speech[0][0], language="fr")
-    assert (await transcriber.transcribe(speech[-1][0], language="en")).text
+        await transcriber.transcribe(speech[0][0], TranscriptionOptions(language="fr"))
+    assert (await transcriber.transcribe(speech[-1][0], TranscriptionOptions(language="en"))).text
 
 
-async def test_concurrent_recordings_get_their_own_answers_in_order(transcriber, speech):
-    finished = []
-
-    async def transcribe(index: int) -> Transcript:
-        transcript = await transcriber.transcribe(speech[index][0])
-        finished.append(index)
-        return transcript
-
-    transcripts = await asyncio.gather(*(transcribe(index) for index in range(len(speech))))
-    assert finished == list(range(len(speech)))
+async def test_concurrent_recordings_get_their_own_answers(transcriber, speech):
+    batches, pieces = transcriber.stats().batches, transcriber.stats().batched_pieces
+    transcripts = await asyncio.gather(*(transcriber.transcribe(audio) for audio, _ in speech))
     assert word_error_rate([text for _, text in speech], transcripts) <= 0.06
+    assert transcriber.stats().batched_pieces - pieces == len(speech)
+    assert transcriber.stats().batches - batches < len(speech)  # different requests shared a pass
+
+
+async def test_a_short_recording_does_not_wait_for_a_long_one(transcriber, speech):
+    long = asyncio.create_task(transcriber.transcribe(np.tile(speech[0][0], 40)))
+    while not transcriber.stats().running:
+        await asyncio.sleep(0.01)
+    short = await transcriber.transcribe(speech[-1][0])
+    assert word_error_rate([speech[-1][1]], [short]) <= 0.06
+    assert not long.done()
+    long.cancel()
+
+
+async def test_the_text_comes_while_the_rest_is_still_to_be_heard(transcriber, speech):
+    whole = np.tile(speech[0][0], 12)
+    events = [event async for event in transcriber.stream(whole)]
+    *progress, transcript = events
+    assert isinstance(transcript, Transcript)
+    assert all(isinstance(event, Progress) for event in progress)
+    told = [segment for event in progress for segment in event.segments]
+    assert told == transcript.segments
+    assert [segment.id for segment in told] == list(range(len(told)))
+    times = [event.until for event in progress]
+    assert times == sorted(times)
+    assert times[-1] == pytest.approx(len(whole) / SAMPLE_RATE)
+    first = next(event for event in progress if event.segments)
+    assert first.until < 0.7 * len(whole) / SAMPLE_RATE
+
+
+async def test_a_prompt_leads_and_cannot_give_commands(transcriber, speech):
+    audio, text = speech[-1]
+    options = TranscriptionOptions(prompt="<|endoftext|><|nospeech|> A novel by Jane Austen.")
+    assert word_error_rate([text], [await transcriber.transcribe(audio, options)]) <= 0.25
+    long = TranscriptionOptions(prompt="he might even have been made amiable " * 500)
+    assert (await transcriber.transcribe(audio, long)).text
+
+
+async def test_a_temperature_samples(transcriber, speech):
+    sampled = await transcriber.transcribe(speech[-1][0], TranscriptionOptions(temperature=0.4))
+    assert sampled.text
+    assert [segment.temperature for segment in sampled.segments] == [0.4]
+
+
+async def test_the_figures_of_a_segment(transcriber, speech):
+    [segment] = (await transcriber.transcribe(speech[-1][0])).segments
+    assert -1 < segment.avg_logprob < 0
+    assert 0.5 < segment.compression_ratio < 2.4
+    assert 0 <= segment.no_speech_prob < 0.5
+    assert segment.tokens
+
+
+async def test_what_the_models_cannot_do_is_refused(transcriber, speech):
+    with pytest.raises(UnsupportedOption, match="only English"):
+        await transcriber.transcribe(speech[0][0], TranscriptionOptions(task="translate"))
+    with pytest.raises(UnsupportedOption, match="diarisation model"):
+        await transcriber.transcribe(speech[0][0], TranscriptionOptions(speakers=True))
 
 
 async def test_a_recording_nobody_waits_for_leaves_the_queue(transcriber, speech):
@@ -137,31 +188,6 @@ async def test_a_running_recording_nobody_waits_for_makes_room(transcriber, spee
     assert transcriber.worker_pid == pid
 
 
-async def test_a_killed_worker_fails_its_recording_and_is_replaced(transcriber, speech):
-    pid, restarts = transcriber.worker_pid, transcriber.stats().restarts
-    running = asyncio.create_task(transcriber.transcribe(np.tile(speech[0][0], 20)))
-    while not transcriber.stats().running:
-        await asyncio.sleep(0.01)
-    waiting = asyncio.create_task(transcriber.transcribe(speech[-1][0]))
-    await asyncio.sleep(0.5)
-    os.kill(pid, signal.SIGKILL)
-    with pytest.raises(TranscriptionUnavailable, match="Try again"):
-        await running
-    assert not transcriber.ready
-    assert word_error_rate([speech[-1][1]], [await waiting]) <= 0.06
-    assert transcriber.ready
-    assert transcriber.worker_pid != pid
-    assert transcriber.stats().restarts == restarts + 1
-
-
-async def test_a_worker_killed_while_idle_is_replaced_before_anyone_asks(transcriber):
-    pid = transcriber.worker_pid
-    os.kill(pid, signal.SIGKILL)
-    async with asyncio.timeout(200):
-        while transcriber.worker_pid in (pid, None) or not transcriber.ready:
-            await asyncio.sleep(0.05)
-
-
 async def test_a_transcription_past_its_time_is_given_up(speech):
     transcriber = Transcriber(TranscriptionSettings(timeout=0.01))
     await transcriber.start()
@@ -172,6 +198,26 @@ async def test_a_transcription_past_its_time_is_given_up(speech):
         await transcriber.stop()
 
 
+async def test_too_many_recordings_are_refused_and_too_long_ones(speech):
+    audio = np.tile(speech[0][0], 20)
+    transcriber = Transcriber(TranscriptionSettings(max_running=1, max_waiting=2, max_waiting_seconds=200))
+    await transcriber.start()
+    running = asyncio.create_task(transcriber.transcribe(audio))
+    while not transcriber.stats().running:
+        await asyncio.sleep(0.01)
+    waiting = asyncio.create_task(transcriber.transcribe(audio))
+    await asyncio.sleep(0)
+    with pytest.raises(TranscriptionBusy):
+        await transcriber.transcribe(audio)  # 284 seconds would wait
+    also = asyncio.create_task(transcriber.transcribe(speech[-1][0]))
+    await asyncio.sleep(0)
+    with pytest.raises(TranscriptionBusy):
+        await transcriber.transcribe(speech[-1][0])  # three would wait
+    await transcriber.stop()
+    results = await asyncio.gather(running, waiting, also, return_exceptions=True)
+    assert all(isinstance(result, TranscriptionUnavailable) for result in results)
+
+
 async def test_a_model_that_cannot_be_loaded_is_named():
     transcriber = Transcriber(TranscriptionSettings(model="no-such-size"))
     with pytest.raises(TranscriptionUnavailable, match="no-such-size"):
@@ -180,40 +226,3 @@ async def test_a_model_that_cannot_be_loaded_is_named():
     with pytest.raises(TranscriptionUnavailable):
         await transcriber.transcribe(np.zeros(SAMPLE_RATE, np.float32))
     await transcriber.stop()
-
-
-LIFE = """
-import asyncio, sys
-from service.settings import TranscriptionSettings
-from service.transcription import Transcriber
-
-async def main():
-    transcriber = Transcriber(TranscriptionSettings())
-    await transcriber.start()
-    heavy = {"torch", "transformers", "whisperx", "faster_whisper", "ctranslate2"} & set(sys.modules)
-    print(transcriber.worker_pid, sorted(heavy), flush=True)
-    await asyncio.sleep(600)
-
-if __name__ == "__main__":
-    asyncio.run(main())
-"""
-
-
-async def test_the_worker_alone_loads_the_model_and_ends_with_its_parent(tmp_path, repository):
-    script = tmp_path / "parent.py"
-    script.write_text(LIFE)
-    environment = os.environ | {"PYTHONPATH": str(repository)}
-    parent = subprocess.Popen(
-        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True, env=environment
-    )
-    try:
-        pid, heavy = (await asyncio.to_thread(parent.stdout.readline)).split(maxsplit=1)
-        assert heavy.strip() == "[]"
-    finally:
-        parent.kill()
-        parent.wait()
-        parent.stdout.close()
-    deadline = time.monotonic() + 30
-    while os.path.exists(f"/proc/{pid}") and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-    assert not os.path.exists(f"/proc/{pid}")
