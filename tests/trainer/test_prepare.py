@@ -192,11 +192,15 @@ def test_an_out_of_other_settings_or_other_records_is_refused(source, capsys):
 
 def test_a_json_array_that_is_broken_or_cut_off_is_an_error_with_its_place(source, capsys):
     whole = json.dumps([record(str(index), answer=f"A {index}.") for index in range(50)])
-    for text, place in ((whole[:3000], "cut off"), (whole.replace('"id": "30"', '"id" "30"'), "character")):
+    for text, place in (
+        (whole[:3000], "near character 2"),
+        (whole[:-1], "cut off"),
+        (whole.replace('"id": "30"', '"id" "30"'), "':' delimiter"),
+    ):
         (source / "all.json").write_text(text)
         prepare(source, source / "out", annotations="all.json", expect=2)
         said = capsys.readouterr().err
-        assert "all.json" in said and ("character" in said or place in said)
+        assert "all.json" in said and place in said
 
 
 def test_json_array_and_jsonl_give_the_same_records(source):
@@ -210,13 +214,13 @@ def test_json_array_and_jsonl_give_the_same_records(source):
 
 
 def test_memory_does_not_grow_with_the_records(source):
-    """Two sizes of one file, in processes of their own: 45 MB more of records cost less than a third of it."""
+    """Two sizes of one file, in processes of their own: 42 MB more of records cost less than a third of that."""
     script = (
-        "import resource, sys; from trainer.cli import main; code = main(sys.argv[1:]); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024); sys.exit(code)"
+        "import re, sys; from trainer.cli import main; code = main(sys.argv[1:]); "
+        "print(re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]); sys.exit(code)"
     )
     peaks = []
-    for count in (1000, 16_000):
+    for count in (2000, 16_000):
         path = source / f"{count}.json"
         path.write_text(
             json.dumps([record(f"{i}", None, "Why?", f"{i} " + "dog " * 750) for i in range(count)])
@@ -224,8 +228,8 @@ def test_memory_does_not_grow_with_the_records(source):
         args = ["prepare", "--annotations", path, "--out", source / f"out-{count}"]
         done = subprocess.run([sys.executable, "-c", script, *map(str, args)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout.split()[-1]))
-    assert peaks[1] - peaks[0] < 15, peaks
+        peaks.append(int(done.stdout.split()[-1]) / 1024)  # MiB
+    assert peaks[1] - peaks[0] < 14, peaks
 
 
 def test_the_image_goes_first_wherever_its_mark_stands_and_is_added_where_missing():

@@ -1,4 +1,4 @@
-"""Datasets of the Hugging Face hub: files of one commit, downloaded once, resumed where they were cut off.
+"""Datasets of the Hugging Face hub: files of one commit, downloaded once, each resumed where its connection broke.
 
 huggingface_hub does the work: its cache, `HF_HOME`, `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` hold here.
 """
@@ -59,11 +59,11 @@ def _download(dataset: str, name: str, revision: str, offline: bool) -> Path:
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise ValueError(
             f"{where} is not in the cache and the hub cannot be reached. Run once with a connection "
-            "(a download goes on where it was cut off), or give local files with --annotations and --images."
+            "(files that are whole are kept), or give local files with --annotations and --images."
         ) from error
     except (HfHubHTTPError, OSError) as error:
         raise ValueError(
-            f"{where} cannot be downloaded: {error}. Run again: it goes on where it was cut off."
+            f"{where} cannot be downloaded: {error}. Run again: files that are whole are kept."
         ) from error
     return Path(path)
 

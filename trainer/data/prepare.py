@@ -53,9 +53,6 @@ def prepare(config: PrepareConfig) -> Report:
     if (config.out / INDEX).is_file():
         log.info("%s is prepared already", config.out)
         return Report.from_json(_read(config.out / "report.json"))
-    staging.mkdir(parents=True, exist_ok=True)
-    _write(staging / "settings.json", sources.settings)
-
     records = staging / "records.arrow"
     report = _scan(config, sources, records)
     names = Rows([records]).column("image").drop_null().unique()
@@ -116,10 +113,13 @@ def _find_sources(config: PrepareConfig, staging: Path) -> Sources:
 
 
 def _scan(config: PrepareConfig, sources: Sources, records: Path) -> Report:
-    saved = records.with_name("report.json")
-    if not records.is_file() or not saved.is_file():
+    settings, saved = records.with_name("settings.json"), records.with_name("report.json")
+    if not settings.is_file():
+        records.parent.mkdir(parents=True, exist_ok=True)
         report = scan_records(sources.annotations, config.format, config.max_answer_chars, records)
+        _refuse_drops(config, report)
         _write(saved, report.to_json())
+        _write(settings, sources.settings)  # last: from here on `out` is of these settings
     report = Report.from_json(_read(saved))
     _refuse_drops(config, report)
     return report

@@ -1,0 +1,95 @@
+"""`prepare` as a real process, stopped in the middle: what was finished stays, and the end is the same."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+from PIL import Image
+
+from shared.config import PRESETS
+from trainer.data.image_shards import SHARD
+from trainer.data.prepared import PreparedData
+
+COUNT = 3 * SHARD
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Three shards' worth of small images in a zip, and a record for each."""
+    root = tmp_path_factory.mktemp("source")
+    pictures = []
+    for colour in ("red", "green", "blue"):
+        file = io.BytesIO()
+        Image.new("RGB", (70, 70), colour).save(file, "PNG")
+        pictures.append(file.getvalue())
+    with zipfile.ZipFile(root / "images.zip", "w") as archive, (root / "records.jsonl").open("w") as records:
+        for index in range(COUNT):
+            archive.writestr(f"{index}.png", pictures[index % 3])
+            turns = [{"from": "human", "value": "What?"}, {"from": "gpt", "value": f"Picture {index}."}]
+            records.write(json.dumps({"id": index, "image": f"{index}.png", "conversations": turns}) + "\n")
+    preset = (PRESETS / "phi2.toml").read_text().replace("image_size = 224", "image_size = 32")
+    (root / "small.toml").write_text(preset)
+    return root
+
+
+def command(source, out):
+    args = ["--annotations", source / "records.jsonl", "--images", source / "images.zip", "--out", out]
+    return [
+        sys.executable,
+        "-m",
+        "trainer",
+        "prepare",
+        *map(str, args),
+        "--preset",
+        str(source / "small.toml"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(source, tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole")
+    subprocess.run(command(source, out), check=True, capture_output=True)
+    return json.loads((out / "index.json").read_text())
+
+
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
+def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(source, whole, tmp_path, stop):
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(source, out), stderr=subprocess.PIPE, text=True)
+    first = out / "images-00000.arrow"
+    while not first.exists():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.005)
+    process.send_signal(stop)
+    said = process.communicate()[1]
+    assert process.returncode == (130 if stop == signal.SIGINT else -signal.SIGKILL)
+    assert stop == signal.SIGKILL or "interrupted" in said
+    assert not (out / "index.json").exists()
+
+    written = first.stat().st_mtime_ns
+    subprocess.run(command(source, out), check=True, capture_output=True)
+    assert first.stat().st_mtime_ns == written
+    assert json.loads((out / "index.json").read_text()) == whole
+    assert sorted(path.name for path in out.iterdir()) == sorted(
+        ["README.md", "index.json", "report.json"]
+        + [shard["file"] for shards in whole["shards"].values() for shard in shards]
+    )
+
+
+def test_an_unfinished_out_is_no_training_data_and_belongs_to_its_settings(source, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen(command(source, out), stderr=subprocess.DEVNULL)
+    while not (out / "images-00000.arrow").exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    done = subprocess.run([*command(source, out), "--seed", "3"], capture_output=True, text=True)
+    assert done.returncode == 2 and "other settings" in done.stderr
+    with pytest.raises(ValueError, match="continues where it was stopped"):
+        PreparedData(out)
