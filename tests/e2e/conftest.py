@@ -41,6 +41,13 @@ class Service:
     def wait_ready(self) -> None:
         self._wait(lambda: self.client.get("/ready").status_code == 200)
 
+    def wait_page(self) -> None:
+        self._wait(lambda: self.client.get("/").status_code == 200)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Waits for something that the service does by itself."""
+        self._wait(condition)
+
     def metric(self, name: str) -> float:
         """The value of a metric, labels included in its name."""
         found = re.search(rf"^{re.escape(name)} (\S+)$", self.client.get("/metrics").text, re.MULTILINE)

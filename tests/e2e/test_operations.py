@@ -69,12 +69,22 @@ def test_probes_and_request_ids(service):
 
 
 def test_page_and_description(service):
+    service.wait_page()
     page = service.client.get("/")
     assert page.headers["content-type"].startswith("text/html")
-    assert "/generate" in page.text
+    assert "Ask about a photograph" in page.text
     assert service.client.get("/docs").status_code == 200
     paths = service.client.get("/openapi.json").json()["paths"]
-    assert {"/generate", "/transcribe", "/live", "/ready", "/health", "/metrics"} <= set(paths)
+    assert {
+        "/generate",
+        "/transcribe",
+        "/v1/chat/completions",
+        "/v1/models",
+        "/live",
+        "/ready",
+        "/health",
+        "/metrics",
+    } <= set(paths)
     body = paths["/generate"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
     assert all("description" in field for field in body["properties"].values())
     assert {"400", "401", "413", "415", "429", "500", "503", "504"} <= set(
