@@ -1,5 +1,6 @@
 """From a chat request's messages to the turns of a dialogue: text joined, media decoded or fetched."""
 
+import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
@@ -65,7 +66,8 @@ async def _turn(message: ChatMessage, place: str, settings: Settings) -> Turn:
                 images.append(Media(await _image(image.url, where, settings), where))
             case AudioPart(input_audio=recording):
                 where += ".input_audio.data"
-                audio.append(Media(_base64(recording.data, where, settings.max_upload_bytes), where))
+                data = await _base64(recording.data, where, settings.max_upload_bytes)
+                audio.append(Media(data, where))
     text = "\n".join(texts)
     if len(text.encode()) > settings.max_text_bytes:
         raise ApiError(
@@ -91,7 +93,7 @@ async def _image(url: str, where: str, settings: Settings) -> bytes:
             raise bad_request(
                 "A data: URL must be of the form data:image/jpeg;base64,...", param=where, code="invalid_url"
             )
-        return _base64(data, where, settings.max_image_bytes)
+        return await _base64(data, where, settings.max_image_bytes)
     if scheme.lower() not in ("http", "https"):
         raise bad_request(
             "Send the image as a data: URL, of the form data:image/jpeg;base64,...",
@@ -109,7 +111,7 @@ async def _image(url: str, where: str, settings: Settings) -> bytes:
         raise bad_request(str(error), param=where, code="image_not_fetched") from None
 
 
-def _base64(text: str, where: str, max_bytes: int) -> bytes:
+async def _base64(text: str, where: str, max_bytes: int) -> bytes:
     if len(text) * 3 // 4 > max_bytes + 2:
         raise ApiError(
             413,
@@ -118,6 +120,7 @@ def _base64(text: str, where: str, max_bytes: int) -> bytes:
             code="too_large",
         )
     try:
-        return base64.b64decode(text, validate=True)
+        # In a thread: a file of many megabytes would hold up everybody else's tokens.
+        return await asyncio.to_thread(base64.b64decode, text, validate=True)
     except (binascii.Error, ValueError):
         raise bad_request("The file is not valid base64.", param=where, code="invalid_base64") from None
