@@ -31,15 +31,28 @@ def evaluate(config: EvaluateConfig) -> int:
         for task in tasks:
             answers[task.name] = task.ask(answerers)
             _write(config.out.with_suffix(".answers.json"), answers)
-        for task in tasks:
-            results[task.name] = task.score()
     except (AnswerError, MetricsError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
+    failed = _score(tasks, results)
     _write(config.out, results)
     draw(results, config.out.with_suffix(".png"))
     print(table(results))
-    return 0
+    for name, error in failed.items():
+        kept = config.out.with_suffix(".answers.json")
+        print(f"evaluate: {name} could not be scored ({error}); the answers are in {kept}", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _score(tasks: list, results: dict) -> dict[str, str]:
+    """Scores into `results`; what a scorer that broke said, by task. Its fault costs the others nothing."""
+    failed = {}
+    for task in tasks:
+        try:
+            results[task.name] = task.score()
+        except Exception as error:
+            failed[task.name] = f"{type(error).__name__}: {error}"
+    return failed
 
 
 def _tasks(config: EvaluateConfig) -> list:

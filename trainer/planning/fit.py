@@ -1,16 +1,22 @@
-"""Settings that fit a GPU's memory: the batch, then gradient checkpointing, then 4-bit weights."""
+"""Settings that fit a GPU's memory: the batch, then gradient checkpointing, then 4-bit weights.
+
+Shallow copies of the model are simulated first: a step's peak grows by a line in the number of layers and by one in
+the number of rows, so four small steps foretell the large one, which is then simulated in full.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+from trainer.planning.model import architecture
 from trainer.planning.simulate import Setup, Step
 
 CUDA_CONTEXT = 0.6 * 2**30  # bytes that CUDA, its libraries and bitsandbytes take before the first tensor
 FRAGMENTATION = 0.06  # of the GPU's memory: blocks of the allocator that no tensor fits
-LEAST_ROWS = 4  # below, a step's matrices are too small to be worth the whole weights' reading
-MOST_ROWS = 256
+LEAST_ROWS = 4  # below, a step's matrices are too small to be worth reading all weights for
+SHALLOW = (2, 4)  # layers
+FEW, MANY = 1, 8  # rows
 
 
 class DoesNotFit(ValueError):
@@ -40,59 +46,60 @@ def fit(
         DoesNotFit: not even one row fits, with any of the options.
     """
     budget = usable(gpu_memory)
-    best: tuple[Setup, Step] | None = None
-    closest: Step | None = None
+    options = []
     for quantization in quantizations:
         for checkpoint in checkpointing:
             option = replace(setup, quantization=quantization, gradient_checkpointing=checkpoint)
-            found, one = _largest(option, budget, most_rows, simulate)
-            closest = min((s for s in (closest, one) if s), key=lambda step: step.peak)
-            if found is None:
-                continue
-            if best is None or found[0].rows > best[0].rows:
-                best = found
-            if found[0].rows >= min(LEAST_ROWS, most_rows):
+            estimate = _estimate(option, simulate)
+            rows = min(most_rows, estimate.rows_within(budget))
+            options.append((rows, option, estimate.of(1)))
+            if rows >= min(LEAST_ROWS, most_rows) and (found := _verified(option, rows, budget, simulate)):
                 return found
-    if best is None:
-        raise DoesNotFit(
-            f"one row of {setup.row_tokens} tokens needs {closest.peak / 2**30:.2f} GiB, "
-            f"{budget / 2**30:.2f} of {gpu_memory:g} GiB are usable: "
-            f"take a smaller --max-tokens, --optimizer adamw8bit or a smaller --lora-rank"
-        )
-    return best
+    for rows, option, _ in sorted(options, key=lambda found: -found[0]):
+        if rows and (found := _verified(option, rows, budget, simulate)):
+            return found
+    closest = min(one for _, _, one in options)
+    raise DoesNotFit(
+        f"one row of {setup.row_tokens} tokens needs {closest / 2**30:.2f} GiB at least, "
+        f"{budget / 2**30:.2f} of {gpu_memory:g} GiB are usable: "
+        f"take a smaller --max-tokens, --optimizer adamw8bit or a smaller --lora-rank"
+    )
 
 
-def _largest(
-    setup: Setup, budget: float, most_rows: int, simulate: Callable[[Setup], Step]
-) -> tuple[tuple[Setup, Step] | None, Step]:
-    """The most rows that fit, with their step, or None; and the step of one row.
+@dataclass(frozen=True)
+class _Line:
+    """Bytes at the peak as a line in the rows."""
 
-    A peak is the greatest of lines in the number of rows, so a line through two of them never overestimates it.
-    """
-    one = simulate(replace(setup, rows=1))
-    if one.peak > budget:
-        return None, one
-    if most_rows == 1:
-        return (replace(setup, rows=1), one), one
-    low, low_peak = 1, one.peak
-    high = min(8, most_rows)
-    step = simulate(replace(setup, rows=high))
-    slope = (step.peak - one.peak) / (high - 1)
-    if step.peak <= budget:
-        low, low_peak = high, step.peak
-        high = min(most_rows, MOST_ROWS, int(high + (budget - step.peak) / max(slope, 1)))
-    best = replace(setup, rows=low)
-    known = {1: one, min(8, most_rows): step}
-    while high > low:  # few rounds: the line is nearly the peak
-        guess = min(high, max(low + 1, int(low + (budget - low_peak) / max(slope, 1))))
-        known[guess] = step = simulate(replace(setup, rows=guess))
+    start: float
+    slope: float
+
+    def of(self, rows: int) -> float:
+        return self.start + self.slope * rows
+
+    def rows_within(self, budget: float) -> int:
+        return max(0, int((budget - self.start) / max(self.slope, 1.0)))
+
+
+def _estimate(setup: Setup, simulate: Callable[[Setup], Step]) -> _Line:
+    layers = architecture(setup.model.language.source).num_hidden_layers
+
+    def deep(rows: int) -> float:
+        less, more = (simulate(replace(setup, rows=rows, layers=count)).peak for count in SHALLOW)
+        return less + (more - less) / (SHALLOW[1] - SHALLOW[0]) * (layers - SHALLOW[0])
+
+    few, many = deep(FEW), deep(MANY)
+    slope = (many - few) / (MANY - FEW)
+    return _Line(few - slope * FEW, slope)
+
+
+def _verified(
+    setup: Setup, rows: int, budget: float, simulate: Callable[[Setup], Step]
+) -> tuple[Setup, Step] | None:
+    """`rows`, or fewer where the whole model's step does not fit; None where one row does not."""
+    while rows >= 1:
+        found = replace(setup, rows=rows)
+        step = simulate(found)
         if step.peak <= budget:
-            if guess == high:
-                return (replace(setup, rows=guess), step), one
-            slope = (step.peak - one.peak) / (guess - 1)
-            low, low_peak, best = guess, step.peak, replace(setup, rows=guess)
-            if int(low + (budget - low_peak) / max(slope, 1)) <= low:
-                break
-        else:
-            slope, high = (step.peak - one.peak) / (guess - 1), guess - 1
-    return (best, known[low]), one
+            return found, step
+        rows = min(rows - 1, int(rows * budget / step.peak))
+    return None

@@ -74,15 +74,18 @@ def build_planned(
     attention: str,
     checkpointing: bool,
     lora: tuple[int, float, float],
+    layers: int | None = None,
 ) -> PlannedModel:
     """The model as `stage` trains it; call it inside a `FakeTensorMode`.
 
     Args:
         lora: rank, alpha and dropout.
+        layers: of the language model, instead of its own number.
     """
-    language = AutoModelForCausalLM.from_config(
-        architecture(config.language.source), dtype=dtype, attn_implementation=attention
-    )
+    sizes = architecture(config.language.source)
+    if layers is not None:
+        sizes.num_hidden_layers = layers
+    language = AutoModelForCausalLM.from_config(sizes, dtype=dtype, attn_implementation=attention)
     language.requires_grad_(False).eval()
     if quantization == "nf4":
         _quantize(language, dtype)

@@ -43,6 +43,7 @@ class Setup:
     attention: str = "sdpa"
     lora: tuple[int, float, float] = (16, 32, 0.05)
     image_every: int | None = None  # tokens of text and image per image; None: one image a row
+    layers: int | None = None  # of the language model instead of its own number, for estimates
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def simulate(setup: Setup) -> Step:
             attention=setup.attention,
             checkpointing=setup.gradient_checkpointing,
             lora=setup.lora,
+            layers=setup.layers,
         )
         batch = make_batch(model, setup)
         objective = Objective(model).train()
