@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from service.transcription.messages import PIECE, Job, WantSound
-from service.transcription.speech import Span, SpeechFinder, VoiceActivity
+from service.transcription.speech import Grid, Span, SpeechFinder
 from service.transcription.transcript import Alignment
 from shared.media import SAMPLE_RATE
 
@@ -39,7 +39,7 @@ class Recording:
         whole: all of its sound `[samples]`, kept only for telling speakers apart.
     """
 
-    def __init__(self, job: Job, language: str | None, model: VoiceActivity) -> None:
+    def __init__(self, job: Job, language: str | None, grid: Grid) -> None:
         self.job = job
         self.pieces: deque[Piece] = deque()
         self.listening = self.decoding = self.cancelled = False
@@ -47,11 +47,11 @@ class Recording:
         self.language = language
         self.alignment: Alignment | None = None
         self.whole = np.zeros(job.samples, np.float32) if job.options.speakers else None
-        self._model = model
-        self._finder = SpeechFinder(model)
+        self._grid = grid
+        self._finder = SpeechFinder(grid)
         self._samples = job.samples - job.begin  # what is left after a restart is a recording of its own
         self._offset = job.begin
-        self._windows = model.windows_in(self._samples)
+        self._windows = grid.windows_in(self._samples)
         self._next_window = 0
         self._sound = np.empty(0, np.float32)
         self._sound_start = 0
@@ -81,7 +81,7 @@ class Recording:
         received = self._sound_start + len(self._sound)
         if self._asked > received or received == self._samples:
             return None
-        if received - self._next_window * self._model.step > PIECE // 2:
+        if received - self._next_window * self._grid.step > PIECE // 2:
             return None
         count = min(PIECE, self._samples - received)
         self._asked = received + count
@@ -106,7 +106,7 @@ class Recording:
         return found
 
     def _window(self, index: int) -> np.ndarray | None:
-        size, begin = self._model.window, index * self._model.step
+        size, begin = self._grid.window, index * self._grid.step
         received = self._sound_start + len(self._sound)
         if index >= self._windows or min(begin + size, self._samples) > received:
             return None
@@ -129,7 +129,7 @@ class Recording:
         return Piece(offset + span.start, stop, self._sound[begin:end].copy())
 
     def _forget_sound(self) -> None:
-        needed = min(self._next_window * self._model.step, int(self._finder.open_since * SAMPLE_RATE))
+        needed = min(self._next_window * self._grid.step, int(self._finder.open_since * SAMPLE_RATE))
         drop = needed - self._sound_start
         if drop > PIECE // 4:  # not for each window: it copies what is left
             self._sound = self._sound[drop:].copy()

@@ -31,25 +31,19 @@ class Span:
     end: float
 
 
-class VoiceActivity:
-    """The segmentation model of a WhisperX pipeline.
+@dataclass(frozen=True)
+class Grid:
+    """The windows of a segmentation model, and the frames that it scores in them.
 
     Attributes:
         window, step: samples of a window, and from one to the next.
-        frame_step, frame_duration: of the scores within a window, in seconds.
+        frame_step, frame_duration: of the frames, in seconds.
     """
 
-    def __init__(self, vad_model: Any) -> None:
-        self._inference = vad_model.vad_pipeline._segmentation
-        frames = self._inference.model.receptive_field
-        self.window = round(self._inference.duration * SAMPLE_RATE)
-        self.step = round(self._inference.step * SAMPLE_RATE)
-        self.frame_step, self.frame_duration = frames.step, frames.duration
-
-    def scores(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Scores `[windows, frames]`, 0 to 1, of windows of `window` samples each."""
-        batch = torch.from_numpy(np.stack(windows))[:, None]
-        return self._inference.infer(batch).max(axis=-1)
+    window: int
+    step: int
+    frame_step: float
+    frame_duration: float
 
     def windows_in(self, samples: int) -> int:
         """Windows over a recording; the last one may reach past its end."""
@@ -58,13 +52,27 @@ class VoiceActivity:
         return whole + int(rest)
 
 
+class VoiceActivity:
+    """The segmentation model of a WhisperX pipeline."""
+
+    def __init__(self, vad_model: Any) -> None:
+        self._inference = inference = vad_model.vad_pipeline._segmentation
+        frames = inference.model.receptive_field
+        window, step = (round(seconds * SAMPLE_RATE) for seconds in (inference.duration, inference.step))
+        self.grid = Grid(window, step, frames.step, frames.duration)
+
+    def scores(self, windows: Sequence[np.ndarray]) -> np.ndarray:
+        """Scores `[windows, frames]`, 0 to 1, of windows of `grid.window` samples each."""
+        batch = torch.from_numpy(np.stack(windows))[:, None]
+        return self._inference.infer(batch).max(axis=-1)
+
+
 class SpeechFinder:
     """Turns the scores of one recording's windows, in order, into pieces."""
 
-    def __init__(self, model: VoiceActivity) -> None:
-        self._model = model
-        self._scores = _OverlapAdd(model)
-        self._turns = _Turns(model)
+    def __init__(self, grid: Grid) -> None:
+        self._scores = _OverlapAdd(grid)
+        self._turns = _Turns(grid)
         self._packing = _Packing()
 
     @property
@@ -92,8 +100,8 @@ class SpeechFinder:
 class _OverlapAdd:
     """Mean of overlapping windows, weighted by a Hamming window: pyannote's `Inference.aggregate`."""
 
-    def __init__(self, model: VoiceActivity) -> None:
-        self._model = model
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
         self._windows = 0
         self._base = 0  # frame of the first entry below
         self._sum = np.zeros(0, np.float32)
@@ -111,16 +119,16 @@ class _OverlapAdd:
 
     def rest(self, samples: int) -> np.ndarray:
         """The frames up to the end of the recording."""
-        model = self._model
-        end = (model.window + (self._windows - 1) * model.step) / SAMPLE_RATE
-        frames = round(end / model.frame_step) + 1
+        grid = self._grid
+        end = (grid.window + (self._windows - 1) * grid.step) / SAMPLE_RATE
+        frames = round(end / grid.frame_step) + 1
         if end > samples / SAMPLE_RATE:  # the last window was padded
-            frames = min(frames, int(samples / SAMPLE_RATE / model.frame_step) + 1)
+            frames = min(frames, int(samples / SAMPLE_RATE / grid.frame_step) + 1)
         self._grow(frames - self._base)
         return self._take(frames - self._base)
 
     def _first_frame(self, window: int) -> int:
-        return round(window * self._model.step / SAMPLE_RATE / self._model.frame_step)
+        return round(window * self._grid.step / SAMPLE_RATE / self._grid.frame_step)
 
     def _grow(self, frames: int) -> None:
         missing = max(0, frames - len(self._sum))
@@ -137,8 +145,8 @@ class _OverlapAdd:
 class _Turns:
     """Speech turns by hysteresis, none longer than a piece: the `Binarize` of WhisperX."""
 
-    def __init__(self, model: VoiceActivity) -> None:
-        self._model = model
+    def __init__(self, grid: Grid) -> None:
+        self._grid = grid
         self._frames = 0
         self._start = 0.0
         self._time = 0.0
@@ -151,8 +159,8 @@ class _Turns:
 
     def feed(self, scores: np.ndarray) -> Iterator[Span]:
         for score in scores:
-            begin = self._frames * self._model.frame_step
-            self._time = 0.5 * (begin + begin + self._model.frame_duration)
+            begin = self._frames * self._grid.frame_step
+            self._time = 0.5 * (begin + begin + self._grid.frame_duration)
             self._frames += 1
             if self._frames == 1:
                 self._start, self._active = self._time, bool(score > ONSET)

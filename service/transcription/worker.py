@@ -115,7 +115,7 @@ class Worker:
 
                 language = message.options.language or self._whisper.language
                 with self._changed:
-                    self._recordings.append(Recording(message, language, self._whisper.voice))
+                    self._recordings.append(Recording(message, language, self._whisper.voice.grid))
                     self._ask_for_sound()
             case Sound():
                 audio = np.empty(message.samples, np.float32)
