@@ -76,11 +76,12 @@ def write_results(study: optuna.Study, config: TuneConfig, base: dict) -> None:
 
 def _read_base(config: TuneConfig) -> dict:
     """The base settings as plain values, checked as a run would check them."""
-    settings = load_config(TrainConfig, config.base, {"out": config.out / "trials" / "base"})
+    given = {name: str(value) for name in ("data", "init") if (value := getattr(config, name)) is not None}
+    settings = load_config(TrainConfig, config.base, given | {"out": config.out / "trials" / "base"})
     if config.stage == "finetune" and settings.init is None:
-        raise ValueError(f"{config.base}: finetune starts from a stage 1 checkpoint: set init")
+        raise ValueError("finetune starts from a stage 1 checkpoint: give --init, or set it in the base")
     with config.base.open("rb") as file:
-        return {key: value for key, value in tomllib.load(file).items() if key != "out"}
+        return {key: value for key, value in (tomllib.load(file) | given).items() if key != "out"}
 
 
 def _start(base: dict, stage: str) -> tuple[ModelConfig, bool]:

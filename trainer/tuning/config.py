@@ -19,6 +19,8 @@ class TuneConfig(Settings):
     """`tune`: a search over the settings of a training run."""
 
     base: Path = Field(description="TOML of the run to tune: data, init, max_steps and all that stays fixed.")
+    data: Path | None = Field(None, description="Prepared data, instead of the base's.")
+    init: str | None = Field(None, description="Checkpoint to start from, instead of the base's.")
     stage: Literal["pretrain", "finetune"] = "finetune"
     out: Path = Field(description="Directory: study.db, trials, best.toml, plots.")
     trials: int = Field(20, gt=0, description="Trials of the study in all, those of earlier calls included.")
