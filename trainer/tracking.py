@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +100,7 @@ class Tracker:
 
     def _write(self, row: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**row, "time": round(time.time(), 3)}, ensure_ascii=False) + "\n")
 
 
 def _start_wandb(out: Path, mode: str, project: str, stage: str, settings: dict, *, resumed: bool):
