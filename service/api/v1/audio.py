@@ -1,8 +1,8 @@
 """POST /v1/audio/transcriptions and /v1/audio/translations, as OpenAI's API answers them."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, aclosing
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import AsyncExitStack, aclosing, contextmanager
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -107,7 +107,7 @@ class TranscriptionFields(_AudioFields):
         if self.timestamp_granularities and self.response_format != "verbose_json":
             raise bad_request(
                 "Timestamps come with the response_format 'verbose_json' only.",
-                param="timestamp_granularities",
+                param="timestamp_granularities[]",
             )
         if self.stream and self.response_format not in ("json", "text", "diarized_json"):
             raise bad_request(
@@ -176,13 +176,13 @@ async def transcriptions(request: Request, runtime: RuntimeDependency) -> Respon
         stack.enter_context(runtime.admission.enter())
         fields, audio = await _read(request, runtime, TranscriptionFields)
         fields.check()
-        if not fields.stream:
-            transcript = await whole_transcript(request, runtime, audio, fields.options(), "file")
-            return _transcription(transcript, fields)
-        events = await stack.enter_async_context(
-            aclosing(hear(runtime, audio, fields.options(), param="file"))
-        )
-        first = await heard_at_all(request, events)
+        with _names_of_openai():
+            if not fields.stream:
+                transcript = await whole_transcript(request, runtime, audio, fields.options(), "file")
+                return _transcription(transcript, fields)
+            events = hear(runtime, audio, fields.options(), param="file")
+            await stack.enter_async_context(aclosing(events))
+            first = await heard_at_all(request, events)
         return EventStream(_events(first, events), stack.pop_all())
 
 
@@ -201,17 +201,23 @@ async def translations(request: Request, runtime: RuntimeDependency) -> Response
     runtime.require_ready()
     with runtime.admission.enter():
         fields, audio = await _read(request, runtime, TranslationFields)
-        try:
+        with _names_of_openai():
             transcript = await whole_transcript(request, runtime, audio, fields.options(), "file")
-        except ApiError as error:
-            if error.param == "task":  # a field of /transcribe; here the model decides
-                error.param = "model"
-            raise
     if (response := text_response(transcript, fields.response_format)) is not None:
         return response
     if fields.response_format == "json":
         return JSONResponse({"text": transcript.text})
     return JSONResponse(to_verbose_json(transcript, words=False) | {"language": "english"})
+
+
+@contextmanager
+def _names_of_openai() -> Iterator[None]:
+    """Names the fields of these routes where an error names an option."""
+    try:
+        yield
+    except ApiError as error:
+        error.param = {"task": "model", "speakers": "response_format"}.get(error.param, error.param)
+        raise
 
 
 async def _read(request: Request, runtime: Runtime, schema: type[Any]) -> Any:
