@@ -13,7 +13,8 @@ from service.transcription.failures import (
     UnsupportedOption,
 )
 from service.transcription.pending import Progress
-from service.transcription.transcriber import Transcriber, TranscriberStats
+from service.transcription.stats import TranscriberStats
+from service.transcription.transcriber import Transcriber
 from service.transcription.transcript import Segment, Transcript, TranscriptionOptions, Word
 
 __all__ = [

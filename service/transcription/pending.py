@@ -69,6 +69,11 @@ class Pending:
         self.alignment = message.alignment or self.alignment
         self.events.put_nowait(Progress(new, message.until, self.language))
 
+    def end(self, how: Transcript | Exception) -> None:
+        """Tells the client the transcript, or why there is none."""
+        self.ended = True
+        self.events.put_nowait(how)
+
     def transcript(self, turns: Turns) -> Transcript:
         language = self.language or "en"
         segments: Sequence[Segment] = with_speakers(self.segments, turns, language)
