@@ -25,7 +25,7 @@ os.environ.update(
 import pytest
 from PIL import Image, ImageDraw
 
-pytest_plugins = ["tests.tiny"]
+pytest_plugins = ["tests.tiny", "tests.whisper_models"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DATA = REPOSITORY.parent / "shared" / "data"

@@ -48,10 +48,6 @@ class Cancel:
 @dataclass(frozen=True)
 class Ready:
     languages: frozenset[str]
-    speakers: bool
-    """A diarisation model is loaded."""
-    trouble: str | None = None
-    """Why an alignment or diarisation model was not loaded, for the log."""
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def main(connection: Connection, settings: TranscriptionSettings) -> None:
     except Exception as error:
         connection.send(NotLoaded(f"{type(error).__name__}: {error}"))
         return
-    connection.send(Ready(whisper.languages, speakers=diariser is not None))
+    connection.send(Ready(whisper.languages))
     Worker(connection, whisper, diariser, settings.batch_size).run()
 
 
@@ -80,7 +80,10 @@ def _load_diariser(settings: TranscriptionSettings) -> "Diariser | None":
         return None
     from service.transcription.diarisation import Diariser
 
-    return Diariser(settings.diarisation_model, settings.device)
+    try:
+        return Diariser(settings.diarisation_model, settings.device)
+    except Exception as error:  # pyannote has many kinds
+        raise ValueError(f"diarisation model {settings.diarisation_model!r}: {error}") from error
 
 
 class Worker:
