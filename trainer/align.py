@@ -22,6 +22,7 @@ from trainer.data.loader import PackLoader
 log = logging.getLogger(__name__)
 
 RIDGE = 0.1  # of the mean feature variance
+MAX_IMAGES = 20_000  # ten times the unknowns of a row of the solution; more would only take memory
 
 
 @torch.no_grad()
@@ -61,11 +62,11 @@ def align_projector(model: MultimodalModel, loader: PackLoader, features: Featur
 def _caption_embeddings(model: MultimodalModel, loader: PackLoader, embeddings: Tensor) -> dict[str, Tensor]:
     """Mean embedding of the answer tokens of each image: of its captions, where it has any."""
     tokens: dict[str, list[int]] = defaultdict(list)
-    captions = any(dialogue.record.kind == "caption" for dialogue in loader.dialogues)
+    captions = any(dialogue.kind == "caption" for dialogue in loader.dialogues)
     for dialogue in loader.dialogues:
-        if dialogue.record.image and (not captions or dialogue.record.kind == "caption"):
+        if len(tokens) == MAX_IMAGES and dialogue.image not in tokens:
+            continue
+        if dialogue.image and (not captions or dialogue.kind == "caption"):
             end = model.prompt.end_token_id
-            tokens[dialogue.record.image] += [
-                t for t in dialogue.encoded.labels if t not in (IGNORE_INDEX, end)
-            ]
+            tokens[dialogue.image] += [t for t in dialogue.encoded.labels if t not in (IGNORE_INDEX, end)]
     return {name: embeddings[ids].mean(0) for name, ids in tokens.items()}

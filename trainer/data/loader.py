@@ -7,11 +7,12 @@ import json
 import logging
 import random
 import re
-from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from shared.model import MultimodalModel
-from shared.prompt import EncodedPrompt, PromptTooLong, drop_oldest_turns
+from shared.prompt import PromptTooLong, drop_oldest_turns
+from trainer.data.encoded import EncodedDialogues
 from trainer.data.packing import Pack, pack_dialogues, padded_tokens, share_rows
 from trainer.data.prepared import PreparedData, Split
 from trainer.data.records import Record
@@ -21,13 +22,31 @@ log = logging.getLogger(__name__)
 _SIDES = re.compile(r"\b(left|right|clockwise|text|sign|letters?|words?|reads?|says)\b", re.IGNORECASE)
 
 
-@dataclass(frozen=True)
-class Dialogue:
-    """An encoded record."""
+@dataclass(frozen=True, slots=True)
+class PlannedPack:
+    """A pack of `tokens` tokens to be built of these dialogues, all about one image, or of one text."""
 
-    record: Record
-    encoded: EncodedPrompt
+    dialogues: tuple[int, ...]
+    tokens: int
     mirrorable: bool
+
+    def __len__(self) -> int:
+        return self.tokens
+
+
+class Batches(Sequence[list[list[Pack]]]):
+    """An epoch's batches in their order: rows of packs, built when asked for."""
+
+    def __init__(self, plan: list[list[list[PlannedPack]]], build: Callable[[PlannedPack], Pack]):
+        self._plan, self._build = plan, build
+
+    def __len__(self) -> int:
+        return len(self._plan)
+
+    def __getitem__(self, index: int | slice):
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        return [[self._build(planned) for planned in row] for row in self._plan[index]]
 
 
 class PackLoader:
@@ -57,11 +76,11 @@ class PackLoader:
         self.dropped_turns = self.too_long = 0
         self._place = f"{data.folder}, {split}"
         self.kinds: set[str] = set()
-        self.dialogues: list[Dialogue] = []
-        for record in data.records(split):
+        self.dialogues = EncodedDialogues(data.rows(split))
+        for row, record in enumerate(data.records(split)):
             self.kinds.add(record.kind)
-            if (record.image or not images_only) and (dialogue := self._encode(record, model)):
-                self.dialogues.append(dialogue)
+            if record.image or not images_only:
+                self._append(row, record, model)
         if not self.dialogues:
             what = "record about an image" if images_only else "record"
             raise ValueError(f"{self._place}: no {what} that fits {max_tokens} tokens")
@@ -70,28 +89,27 @@ class PackLoader:
                 "%s: %d old turns cut, %d records too long for %d tokens left out",
                 self._place, self.dropped_turns, self.too_long, max_tokens,
             )  # fmt: skip
-        self._groups: dict[str, list[Dialogue]] = defaultdict(list)
-        self._texts = [d for d in self.dialogues if d.record.image is None]
-        for dialogue in self.dialogues:
-            if dialogue.record.image is not None:
-                self._groups[dialogue.record.image].append(dialogue)
+        self._groups: list[list[int]] = [[] for _ in self.dialogues.images]
+        self._texts: list[int] = []
+        for index, image in enumerate(self.dialogues.image):
+            (self._texts if image < 0 else self._groups[image]).append(index)
 
-    def _encode(self, record: Record, model: MultimodalModel) -> Dialogue | None:
+    def _append(self, row: int, record: Record, model: MultimodalModel) -> None:
         try:
             messages, dropped = drop_oldest_turns(model.prompt, list(record.messages), self.max_tokens)
         except PromptTooLong:
             self.too_long += 1
-            return None
+            return
         except ValueError as error:
             raise ValueError(f"{self._place}: record {record.id!r}: {error}") from error
         self.dropped_turns += dropped
         text = " ".join(part for message in messages for part in message.content if isinstance(part, str))
-        return Dialogue(record, model.prompt.encode_dialogue(messages), not _SIDES.search(text))
+        self.dialogues.append(row, record, model.prompt.encode_dialogue(messages), not _SIDES.search(text))
 
     @property
     def images(self) -> list[str]:
         """Names of all images, in file order."""
-        return list(self._groups)
+        return self.dialogues.images
 
     def check_shares(self) -> None:
         """All shares must be of kinds that the data has.
@@ -113,36 +131,53 @@ class PackLoader:
             digest.update(str(dialogue.encoded.input_ids).encode())
         return digest.hexdigest()[:16]
 
-    def packs(self, epoch: int) -> list[Pack]:
+    def _plan(self, epoch: int) -> list[PlannedPack]:
         """All packs of an epoch, in random order."""
         rng = random.Random(f"{self.seed}-{epoch}")
-        packs: list[Pack] = []
-        for image, dialogues in self._groups.items():
-            drawn = self._draw(dialogues, rng)
-            mirrorable = all(dialogue.mirrorable for dialogue in drawn)
-            encoded = [dialogue.encoded for dialogue in drawn]
-            for group in [encoded] if self.trees else [[one] for one in encoded]:
-                packs += pack_dialogues(image, group, self.max_tokens, mirrorable=mirrorable)
-        for text in self._draw(self._texts, rng):
-            packs += pack_dialogues(None, [text.encoded], self.max_tokens)
+        packs: list[PlannedPack] = []
+        for dialogues in self._groups:
+            packs += self._plan_group(self._draw(dialogues, rng))
+        packs += (self._alone(text, False) for text in self._draw(self._texts, rng))
         rng.shuffle(packs)
         return packs
 
-    def _draw(self, dialogues: list[Dialogue], rng: random.Random) -> list[Dialogue]:
-        drawn = [d for d in dialogues if rng.random() < self.shares.get(d.record.kind, 1.0)]
+    def _plan_group(self, dialogues: list[int]) -> Iterator[PlannedPack]:
+        mirrorable = all(self.dialogues.mirrorable[index] for index in dialogues)
+        if not self.trees or len(dialogues) == 1:
+            yield from (self._alone(index, mirrorable) for index in dialogues)
+            return
+        start = 0
+        encoded = [self.dialogues[index].encoded for index in dialogues]
+        for pack in pack_dialogues(None, encoded, self.max_tokens):
+            yield PlannedPack(tuple(dialogues[start : start + pack.dialogues]), len(pack), mirrorable)
+            start += pack.dialogues
+
+    def _alone(self, dialogue: int, mirrorable: bool) -> PlannedPack:
+        return PlannedPack((dialogue,), self.dialogues.tokens(dialogue), mirrorable)
+
+    def _build(self, planned: PlannedPack) -> Pack:
+        pack = Pack()
+        for index in planned.dialogues:
+            dialogue = self.dialogues[index]
+            pack.add(dialogue.encoded, dialogue.image, planned.mirrorable)
+        return pack
+
+    def _draw(self, dialogues: list[int], rng: random.Random) -> list[int]:
+        kinds, codes = self.dialogues.kinds, self.dialogues.kind
+        drawn = [d for d in dialogues if rng.random() < self.shares.get(kinds[codes[d]], 1.0)]
         rng.shuffle(drawn)
         return drawn
 
-    def batches(self, epoch: int) -> list[list[list[Pack]]]:
+    def batches(self, epoch: int) -> Batches:
         """The epoch's batches in their order: rows of packs, at most `batch_tokens` with their padding.
 
         Raises:
             ValueError: the shares draw nothing.
         """
-        batches: list[list[list[Pack]]] = []
-        batch: list[Pack] = []
-        rows: list[list[Pack]] = []
-        for pack in self.packs(epoch):
+        batches: list[list[list[PlannedPack]]] = []
+        batch: list[PlannedPack] = []
+        rows: list[list[PlannedPack]] = []
+        for pack in self._plan(epoch):
             wider = share_rows([*batch, pack]) if self.trees else [[*batch, pack]]
             if batch and padded_tokens(wider) > self.batch_tokens:
                 batches.append(rows)
@@ -153,4 +188,4 @@ class PackLoader:
             batches.append(rows)
         if not batches:
             raise ValueError(f"{self._place}: the shares draw no record in epoch {epoch}; raise them")
-        return batches
+        return Batches(batches, self._build)

@@ -10,13 +10,17 @@ side by side, which see nothing of one another.
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from shared.prompt import IGNORE_INDEX, EncodedPrompt
+
+P = TypeVar("P", bound=Sized)  # packs, built or planned: their lengths are all that arranging them takes
 
 ATTENTION_COST = 1e-3  # of one more token in a row, relative to the rest of a token's work
 
@@ -30,6 +34,7 @@ class Pack:
         predictors, labels: token `predictors[i]` must predict id `labels[i]`, which is token `targets[i]`.
         images: key of the features that fill each run of image slots, in token order.
         mirrorable: of each run, whether the image's mirror image may take its place.
+        dialogues: how many were added.
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -39,6 +44,7 @@ class Pack:
     targets: list[int] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     mirrorable: list[bool] = field(default_factory=list)
+    dialogues: int = 0
     _children: dict[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
@@ -46,6 +52,7 @@ class Pack:
 
     def add(self, dialogue: EncodedPrompt, image: str | None, mirrorable: bool = False) -> None:
         """Grow the tree by one dialogue that has labels."""
+        self.dialogues += 1
         node, run = -1, 0
         for token, label in zip(dialogue.input_ids, dialogue.labels, strict=True):
             if label != IGNORE_INDEX:
@@ -112,12 +119,12 @@ def pack_dialogues(
     return packs
 
 
-def padded_tokens(rows: list[list[Pack]]) -> int:
+def padded_tokens(rows: list[list[Sized]]) -> int:
     """Tokens of a batch, padding included."""
     return len(rows) * max(sum(map(len, row)) for row in rows)
 
 
-def share_rows(packs: list[Pack]) -> list[list[Pack]]:
+def share_rows(packs: list[P]) -> list[list[P]]:
     """Put packs side by side in rows of like length, with little padding.
 
     First fit, longest first, for every number of rows that the longest pack allows; of these the least
@@ -131,8 +138,8 @@ def share_rows(packs: list[Pack]) -> list[list[Pack]]:
     return min(candidates, key=_cost)
 
 
-def _first_fit(packs: list[Pack], row_tokens: int) -> list[list[Pack]]:
-    rows: list[list[Pack]] = []
+def _first_fit(packs: list[P], row_tokens: int) -> list[list[P]]:
+    rows: list[list[P]] = []
     room: list[int] = []
     for pack in packs:
         row = next((i for i, free in enumerate(room) if free >= len(pack)), None)
@@ -145,7 +152,7 @@ def _first_fit(packs: list[Pack], row_tokens: int) -> list[list[Pack]]:
     return rows
 
 
-def _cost(rows: list[list[Pack]]) -> float:
+def _cost(rows: list[list[Sized]]) -> float:
     tokens = padded_tokens(rows)
     return tokens * (1 + ATTENTION_COST * tokens / len(rows))
 

@@ -52,12 +52,16 @@ def prepare(config: PrepareConfig) -> Report:
     sources = _find_sources(config, staging)
     if (config.out / INDEX).is_file():
         log.info("%s is prepared already", config.out)
-        return Report.from_json(_read(config.out / "report.json"))
+        report = Report.from_json(_read(config.out / "report.json"))
+        _refuse_drops(config, report)
+        shutil.rmtree(staging, ignore_errors=True)
+        return report
+    image_files = ImageSources(sources.images)
     records = staging / "records.arrow"
     report = _scan(config, sources, records)
     names = Rows([records]).column("image").drop_null().unique()
     vision = load_preset(config.preset).vision
-    images = write_image_shards(names, ImageSources(sources.images), vision, config.workers, config.out)
+    images = write_image_shards(names, image_files, vision, config.workers, config.out)
     try:
         splits = write_splits(records, images, config.validation, config.seed, config.out, report)
         _refuse_drops(config, report)
