@@ -10,15 +10,16 @@ import numpy as np
 import pytest
 
 _END_OF_TEXT = 50256
-"""Id of <|endoftext|> in Whisper's English vocabulary. The multilingual one has a token more before it."""
+"""Id of <|endoftext|> in Whisper's English vocabulary. The multilingual one has an empty token before it, by which
+CTranslate2 tells it."""
 _SPARE = 43453
-"""A token that is never said; the token more is a copy of it."""
+"""A token that is never said; the empty one has its embedding."""
 _FLOAT16 = 4
 
 
 @pytest.fixture(scope="session")
 def multilingual_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The packaged tiny.en with the vocabulary of a multilingual Whisper, by which CTranslate2 tells them.
+    """The packaged tiny.en with the vocabulary of a multilingual Whisper.
 
     It hears English as before, takes every language and both tasks, and knows nothing of them.
     """
@@ -29,7 +30,7 @@ def multilingual_whisper(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whisper") / "multilingual"
     folder.mkdir()
     words = (source / "vocabulary.txt").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    words.insert(_END_OF_TEXT, "<|spare|>")
+    words.insert(_END_OF_TEXT, "")
     (folder / "vocabulary.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
     (folder / "tokenizer.json").write_text(json.dumps(_tokenizer(source)), encoding="utf-8")
     (folder / "config.json").write_text(json.dumps(_config(source, words)), encoding="utf-8")
@@ -45,7 +46,7 @@ def _tokenizer(source: Path) -> dict:
     tokenizer = json.loads((source / "tokenizer.json").read_text(encoding="utf-8"))
     vocabulary = tokenizer["model"]["vocab"]
     tokenizer["model"]["vocab"] = {word: _shifted(token) for word, token in vocabulary.items()}
-    tokenizer["model"]["vocab"]["<|spare|>"] = _END_OF_TEXT
+    tokenizer["model"]["vocab"][""] = _END_OF_TEXT
     for added in tokenizer["added_tokens"]:
         added["id"] = _shifted(added["id"])
     tokenizer["post_processor"] = None

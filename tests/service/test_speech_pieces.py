@@ -56,7 +56,9 @@ def test_the_pieces_are_those_of_whisperx(windows: int, rest: int, loud: float):
     scores = talk(windows, seed=windows, loud=loud)
     expected = whole_recording(scores, samples)
     found, open_since = window_by_window(scores, samples)
-    assert [(piece.start, piece.end) for piece in found] == pytest.approx(expected)
+    assert len(found) == len(expected)
+    assert [piece.start for piece in found] == pytest.approx([start for start, _ in expected])
+    assert [piece.end for piece in found] == pytest.approx([end for _, end in expected])
     assert open_since == sorted(open_since)
     if loud:
         assert found
