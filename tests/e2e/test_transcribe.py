@@ -1,10 +1,13 @@
 """POST /transcribe over a real socket: human readings in, text and subtitles out."""
 
+import json
 import re
 import subprocess
 
 import jiwer
+import openai
 import pytest
+from openai.types.audio import TranslationVerbose
 
 
 def transcribe(service, audio: bytes, **fields: str):
@@ -77,3 +80,59 @@ def test_a_language_the_model_does_not_know(service, librivox_clips):
     error = response.json()["error"]
     assert (error["param"], error["code"]) == ("language", "unsupported_language")
     assert transcribe(service, clip, language="EN").json()["text"]
+
+
+def test_a_stream_tells_text_and_progress(service, librivox_clips):
+    clip = librivox_clips[0].path.read_bytes()
+    plain = transcribe(service, clip, word_timestamps="true").json()
+    stream = transcribe(service, clip, word_timestamps="true", stream="true")
+    assert stream.headers["content-type"].startswith("text/event-stream")
+    blocks = [block.split("\n") for block in stream.text.strip().split("\n\n")]
+    events = [
+        (name.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for name, data in blocks
+    ]
+    assert events[-1] == ("done", plain)
+    assert [data for name, data in events if name == "segment"] == plain["segments"]
+    progress = [data for name, data in events if name == "progress"]
+    assert [each["seconds"] for each in progress] == sorted(each["seconds"] for each in progress)
+    assert progress[-1] == {"seconds": plain["duration"], "duration": plain["duration"]}
+
+
+def test_what_the_models_cannot_do(service, librivox_clips):
+    clip = librivox_clips[-1].path.read_bytes()
+    for fields, param, words in (
+        ({"task": "translate"}, "task", "only English"),
+        ({"speakers": "true"}, "speakers", "diarisation model"),
+        ({"stream": "true", "response_format": "srt"}, "response_format", "stream"),
+    ):
+        response = service.client.post("/transcribe", files={"audio": clip}, data=fields)
+        assert response.status_code == 400
+        error = response.json()["error"]
+        assert error["param"] == param
+        assert words in error["message"]
+
+
+def test_translations_by_a_multilingual_whisper(launch, checkpoint, multilingual_whisper, librivox_clips):
+    flags = [
+        "--transcription.model",
+        str(multilingual_whisper),
+        "--transcription.language",
+        "en",
+        "--no-page",
+    ]
+    clip = librivox_clips[-1].path
+    with launch(*flags, checkpoint=checkpoint) as service:
+        service.wait_ready()
+        with openai.OpenAI(base_url=f"{service.url}/v1", api_key="unused", max_retries=0) as client:
+            plain = client.audio.translations.create(file=clip, model="whisper-1")
+            assert set(plain.to_dict()) == {"text"}
+            verbose = client.audio.translations.create(
+                file=clip, model="whisper-1", response_format="verbose_json"
+            )
+            TranslationVerbose.model_validate(verbose.to_dict())
+            assert verbose.language == "english"
+            assert verbose.text == plain.text
+            srt = client.audio.translations.create(file=clip, model="whisper-1", response_format="srt")
+            assert "-->" in str(srt) or not plain.text
+            heard = client.audio.transcriptions.create(file=clip, model="whisper-1", language="en")
+            assert jiwer.wer(librivox_clips[-1].text, normalised(heard.text)) <= 0.15
