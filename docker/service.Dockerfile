@@ -27,9 +27,10 @@ COPY service service
 RUN --mount=type=cache,target=/root/.cache/uv uv pip install --no-deps .
 
 FROM ${PYTHON_IMAGE}
+# g++ compiles the decoder for the host's processor at the first start.
 # hadolint ignore=DL3008
 RUN apt-get update && \
-    apt-get install -y --no-install-recommends ffmpeg && \
+    apt-get install -y --no-install-recommends ffmpeg g++ && \
     rm -rf /var/lib/apt/lists/* && \
     useradd --uid 1000 --create-home --home-dir /cache app
 COPY --from=build /opt/venv /opt/venv

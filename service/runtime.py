@@ -12,10 +12,9 @@ from collections.abc import Callable
 import torch
 
 from service.admission import Admission
-from service.engine.continuous import ContinuousEngine
 from service.engine.interface import Engine, Generation, GenerationRequest, ImageInput, SamplingParams
-from service.engine.sequential import SequentialEngine
-from service.engine.vision import ImageEncoder
+from service.engine.load_decoder import DecoderUnavailable
+from service.engine.make import make_engine
 from service.errors import ApiError
 from service.settings import Settings
 from service.transcription import Transcriber, TranscriptionUnavailable
@@ -26,6 +25,9 @@ from shared.prompt import Message, question_content
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
+
+KNOWN_FAILURES = (CheckpointError, DecoderUnavailable, TranscriptionUnavailable, FileNotFoundError)
+"""Whose messages say all that an operator needs to know."""
 
 
 class Runtime:
@@ -116,7 +118,7 @@ class Runtime:
                     group.create_task(self.transcriber.start())
         except* Exception as failures:
             for failure in failures.exceptions:
-                known = isinstance(failure, CheckpointError | TranscriptionUnavailable | FileNotFoundError)
+                known = isinstance(failure, KNOWN_FAILURES)
                 logger.error("cannot start: %s", failure, exc_info=None if known else failure)
             self.failed = True
             self.on_failure()
@@ -125,33 +127,14 @@ class Runtime:
 
     async def _load_model(self) -> None:
         settings = self.settings
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
         model = await asyncio.to_thread(
             load_model, settings.checkpoint, dtype=settings.dtype, device=settings.device
         )
-        self.engine = self._make_engine(model)
+        self.engine = await asyncio.to_thread(make_engine, model, settings, on_step=self._on_step)
         self.engine.start(asyncio.get_running_loop())
         self.model = model
         await self._warm_up(model, self.engine)
         self._warm = True
-
-    def _make_engine(self, model: MultimodalModel) -> Engine:
-        settings = self.settings
-        images = ImageEncoder(
-            model, batch_size=settings.vision_batch_size, cache_entries=settings.image_cache_entries
-        )
-        if settings.engine == "sequential":
-            return SequentialEngine(model, images, max_context_tokens=settings.max_context_tokens)
-        return ContinuousEngine(
-            model,
-            images,
-            max_batch_size=settings.max_batch_size,
-            max_context_tokens=settings.max_context_tokens,
-            cache_tokens=settings.cache_tokens,
-            prefill_chunk_tokens=settings.prefill_chunk_tokens,
-            on_step=self._on_step,
-        )
 
     @staticmethod
     async def _warm_up(model: MultimodalModel, engine: Engine) -> None:

@@ -124,9 +124,24 @@ class Settings(BaseSettings):
     )
 
     # Engine
-    engine: Literal["continuous", "sequential"] = Field(
+    engine: Literal["continuous", "sequential", "vllm"] = Field(
         "continuous",
-        description="`continuous` batches concurrent requests; `sequential` runs one at a time (reference).",
+        description="`continuous` batches concurrent requests; `sequential` runs one at a time (reference); "
+        "`vllm` sends prompt embeddings to a vLLM server.",
+    )
+    vllm_url: str = Field(
+        "http://127.0.0.1:8001", description="The vLLM server of `--engine vllm`, without `/v1`."
+    )
+    vllm_api_key: SecretStr | None = Field(None, min_length=1, description="Its API key, if it wants one.")
+    decoder: Literal["auto", "native", "transformers"] = Field(
+        "auto",
+        description="What computes the language model: `native` (C++, compiled at the first start; CPUs; Llama, "
+        "Phi, Phi-3) or `transformers`; `auto` takes `native` wherever it works.",
+    )
+    quantize: Literal["none", "int8"] = Field(
+        "none",
+        description="`int8` halves the weights' memory and is faster on CPUs, for a little quality; needs the "
+        "native decoder.",
     )
     max_batch_size: PositiveInt = Field(16, description="Requests that share one decode step.")
     max_context_tokens: PositiveInt = Field(
@@ -135,10 +150,16 @@ class Settings(BaseSettings):
     )
     cache_tokens: PositiveInt = Field(
         16384,
-        description="Size of the key/value cache, in tokens: running requests times the longest stays below.",
+        description="Budget of the key/value cache: prompt and answer tokens of all running requests together "
+        "(with the transformers decoder: their number times the longest).",
+    )
+    prefix_cache_tokens: int = Field(
+        4096,
+        ge=0,
+        description="Tokens of past requests kept for those that begin alike (same images, dialogue so far).",
     )
     prefill_chunk_tokens: PositiveInt = Field(
-        256, description="Prompt tokens computed between two decode steps; fewer let answers flow steadier."
+        128, description="Prompt tokens computed between two decode steps; fewer let answers flow steadier."
     )
     vision_batch_size: PositiveInt = Field(8, description="Images that share one pass of the vision tower.")
     image_cache_entries: int = Field(

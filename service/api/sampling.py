@@ -69,6 +69,9 @@ class SamplingFields(BaseModel):
         description="The same, once for each time that the answer has the token.",
         examples=[0.5],
     )
+    ignore_eos: bool = Field(
+        False, description="Go on after the end of the answer, to the most tokens asked for; for load tests."
+    )
 
     def params(
         self, settings: Settings, new_tokens: tuple[str, int | None], stop: list[str], logprobs: int | None
@@ -97,4 +100,5 @@ class SamplingFields(BaseModel):
             presence_penalty=self.presence_penalty,
             frequency_penalty=self.frequency_penalty,
             logprobs=logprobs,
+            ignore_eos=self.ignore_eos,
         )

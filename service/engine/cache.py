@@ -1,9 +1,9 @@
-"""The continuous engine's key/value cache: one slot a request, different lengths side by side.
+"""The slotted decoder's key/value cache: one slot a request, different lengths side by side.
 
 A transformers `Cache` whose layers hold `[slots, kv_heads, capacity, head_dim]`, in memory that `reserve`
 grows within a budget when a request joins. Before each forward pass `select` says which slots take part and
 at which positions each writes; a model's own attention then gets the selected keys and values from `update`.
-Running requests keep the first slots, so that a decode step reads a plain slice and copies nothing.
+Where the selected slots are the first ones, they are a plain slice and nothing is copied.
 """
 
 from dataclasses import dataclass
@@ -146,6 +146,24 @@ class SlottedCache(Cache):
         """Exchange two slots."""
         for layer in self.layers:
             layer.swap(one, other)
+
+    def save(self, slot: int, tokens: int) -> Tensor:
+        """A copy of the first `tokens` of a slot, `[layers, 2, kv_heads, tokens, head_dim]`."""
+        return torch.stack(
+            [
+                torch.stack([layer.keys[slot, :, :tokens], layer.values[slot, :, :tokens]])
+                for layer in self.layers
+            ]
+        )
+
+    def load(self, slot: int, saved: Tensor) -> None:
+        """The beginning of a slot, from what `save` gave."""
+        tokens = saved.shape[-2]
+        for layer, (keys, values) in zip(self.layers, saved, strict=True):
+            if not layer.is_initialized:
+                layer.lazy_initialization(keys[None], values[None])
+            layer.keys[slot, :, :tokens] = keys
+            layer.values[slot, :, :tokens] = values
 
     def release(self) -> None:
         """Give all memory back."""

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, Self
 
@@ -35,6 +35,7 @@ class SamplingParams:
         frequency_penalty: the same, once for each time that the answer has the token; 0 is off.
         logprobs: how many of the likeliest tokens are reported at each place; 0 reports only the chosen one,
             None nothing.
+        ignore_eos: go on after the end-of-text token, up to `max_new_tokens`; for load tests.
     """
 
     max_new_tokens: int
@@ -47,6 +48,7 @@ class SamplingParams:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     logprobs: int | None = None
+    ignore_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,8 @@ class EngineStats:
     """Tokens whose keys and values are held."""
     cache_capacity: int
     """Tokens for which memory is allocated."""
+    prefix_tokens: int = 0
+    """Tokens of past requests kept for those that begin alike."""
 
 
 class RequestTooLarge(ValueError):
@@ -128,6 +132,9 @@ class EngineError(RuntimeError):
 class Generation:
     """A submitted request: iterate over it for its tokens; leave the `async with`, and it is cancelled.
 
+    `cached_tokens` counts the prompt tokens that did not have to be computed anew; `on_cancel` is an engine's, for
+    one that does not look at `cancelled` by itself.
+
     Raises `EngineError` from the iteration if the engine fails at it.
     """
 
@@ -135,7 +142,9 @@ class Generation:
     seed: int = field(init=False)
     timings: Timings = field(default_factory=Timings)
     completion_tokens: int = 0
+    cached_tokens: int = 0
     cancelled: bool = False
+    on_cancel: Callable[[], None] | None = None
     submitted: float = field(default_factory=time.monotonic)
     _events: asyncio.Queue[TokenEvent | EngineError] = field(default_factory=asyncio.Queue)
 
@@ -146,6 +155,8 @@ class Generation:
     def cancel(self) -> None:
         """Ask the engine to drop the request before its next step. After the end it does nothing."""
         self.cancelled = True
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     async def __aenter__(self) -> Self:
         return self

@@ -1,6 +1,7 @@
 """One request inside an engine: its sampler, its text so far, its clock."""
 
 import time
+from typing import Any
 
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
@@ -15,9 +16,10 @@ class Sequence:
 
     Attributes:
         prompt_embeds: `[prompt_tokens, hidden]`; None while waiting and once computed.
-        length: tokens in the key/value cache.
-        slot: place in the cache, once admitted.
-        last_token: the newest token, not yet in the cache.
+        memory: the decoder's for this request, once admitted.
+        length: tokens in it.
+        block_hashes: of the prompt, see `prefix.block_hashes`.
+        answer: tokens made so far; the newest is not yet in the memory.
     """
 
     def __init__(
@@ -27,11 +29,12 @@ class Sequence:
         self.request = generation.request
         self.sampler = Sampler(self.request.sampling, generation.seed, self.request.input_ids)
         self.prompt_embeds: Tensor | None = None
+        self.memory: Any = None
         self.length = 0
-        self.slot = -1
-        self.last_token = -1
+        self.block_hashes: list[bytes] = []
+        self.answer: list[int] = []
         self._text = TextStream(tokenizer, self.request.sampling.stop)
-        self._eos_token_ids = eos_token_ids
+        self._eos_token_ids = () if self.request.sampling.ignore_eos else eos_token_ids
         self._mark = generation.submitted
 
     def lap(self) -> float:
@@ -47,7 +50,7 @@ class Sequence:
         if generation.completion_tokens == 0:
             generation.timings.prefill = self.lap()
         generation.completion_tokens += 1
-        self.last_token = token_id
+        self.answer.append(token_id)
         reason: FinishReason | None = None
         text = ""
         if token_id in self._eos_token_ids:

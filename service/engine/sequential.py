@@ -140,7 +140,8 @@ class SequentialEngine:
             attention_mask=torch.ones(inputs_embeds.shape[:2], dtype=torch.long, device=inputs_embeds.device),
             do_sample=False,
             max_new_tokens=request.sampling.max_new_tokens,
-            eos_token_id=list(self._model.eos_token_ids),
+            # `_Progress` ends the answer; this id, which no token has, leaves `generate` no end of its own.
+            eos_token_id=[self._model.causal_lm.config.vocab_size],
             pad_token_id=self._model.tokenizer.pad_token_id,
             logits_processor=[choice],
             stopping_criteria=[_Progress(sequence, choice, self._outbox)],

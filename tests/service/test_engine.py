@@ -18,6 +18,7 @@ from service.engine.interface import (
     RequestTooLarge,
     SamplingParams,
 )
+from service.engine.load_decoder import load_decoder
 from service.engine.sequential import SequentialEngine
 from service.engine.vision import ImageEncoder
 from shared.model import MultimodalModel
@@ -26,15 +27,31 @@ from shared.prompt import Message, question_content
 WORDS = ["sea", "dog", "red", "on", "the", "a", "running", "child", "why", "two", "Ünïcode", "水", "house"]
 
 
-def continuous(model: MultimodalModel, **settings: int) -> ContinuousEngine:
-    defaults = {
-        "max_batch_size": 4,
-        "max_context_tokens": 600,
-        "cache_tokens": 2400,
-        "prefill_chunk_tokens": 48,
-    }
-    images = ImageEncoder(model, batch_size=4, cache_entries=8)
-    return ContinuousEngine(model, images, **defaults | settings)
+@pytest.fixture(params=["native", "transformers"])
+def continuous(request: pytest.FixtureRequest) -> Callable[..., ContinuousEngine]:
+    """Makes a continuous engine over each decoder."""
+
+    def make(model: MultimodalModel, **settings) -> ContinuousEngine:
+        defaults = {
+            "max_batch_size": 4,
+            "max_context_tokens": 600,
+            "cache_tokens": 2400,
+            "prefill_chunk_tokens": 48,
+            "prefix_cache_tokens": 640,
+        }
+        settings = defaults | settings
+        decoder = load_decoder(
+            model,
+            kind=request.param,
+            max_rows=settings["prefill_chunk_tokens"] + settings["max_batch_size"],
+            max_positions=settings["max_context_tokens"],
+            max_sequences=settings["max_batch_size"],
+            max_tokens=settings["cache_tokens"],
+        )
+        images = ImageEncoder(model, batch_size=4, cache_entries=8)
+        return ContinuousEngine(model, images, decoder, **settings)
+
+    return make
 
 
 @asynccontextmanager
@@ -80,7 +97,7 @@ def oracle(model: MultimodalModel, request: GenerationRequest) -> list[int]:
 
 
 @pytest.mark.parametrize("kind", ["llama", "phi", "phi3"])
-async def test_batched_greedy_equals_generate_alone(make_model: Callable, kind: str):
+async def test_batched_greedy_equals_generate_alone(make_model: Callable, continuous: Callable, kind: str):
     model, rng = make_model(kind), random.Random(5)
     requests = [make_request(model, rng, images=rng.choice([0, 0, 1, 2])) for _ in range(24)]
     expected = [oracle(model, request) for request in requests]
@@ -104,7 +121,7 @@ async def settled(engine: Engine) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_engines_agree_on_sampling_and_stops(make_model: Callable):
+async def test_engines_agree_on_sampling_and_stops(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(11)
     settings = [{"temperature": 0.9, "seed": 7}, {"temperature": 1.3, "top_p": 0.6, "seed": 8}]
     settings += [{"temperature": 0.5, "top_k": 5, "seed": 9}, {"temperature": 1.0, "seed": 7, "stop": ("e",)}]
@@ -118,7 +135,7 @@ async def test_engines_agree_on_sampling_and_stops(make_model: Callable):
         assert together == [await collect(alone.submit(request)) for request in requests]
 
 
-async def test_a_seed_gives_the_same_text_whatever_else_runs(make_model: Callable):
+async def test_a_seed_gives_the_same_text_whatever_else_runs(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(2)
     request = make_request(model, rng, max_new_tokens=20, temperature=1.0, seed=42)
     others = [make_request(model, rng, max_new_tokens=20, temperature=1.0) for _ in range(7)]
@@ -131,7 +148,7 @@ async def test_a_seed_gives_the_same_text_whatever_else_runs(make_model: Callabl
     assert first == second == third
 
 
-async def test_stop_strings_end_the_answer_before_them(make_model: Callable):
+async def test_stop_strings_end_the_answer_before_them(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(4)
     request = make_request(model, rng, max_new_tokens=40)
     async with started(continuous(model)) as engine:
@@ -144,7 +161,7 @@ async def test_stop_strings_end_the_answer_before_them(make_model: Callable):
     assert len(tokens) < 40
 
 
-async def test_cancelling_frees_the_slot_and_harms_nobody(make_model: Callable):
+async def test_cancelling_frees_the_slot_and_harms_nobody(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(6)
     staying = [make_request(model, rng, max_new_tokens=30) for _ in range(4)]
     leaving = [make_request(model, rng, max_new_tokens=400) for _ in range(4)]
@@ -170,7 +187,7 @@ async def test_cancelling_frees_the_slot_and_harms_nobody(make_model: Callable):
         await settled(engine)
 
 
-async def test_a_request_that_fails_does_not_harm_its_neighbours(make_model: Callable):
+async def test_a_request_that_fails_does_not_harm_its_neighbours(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(8)
     good = [make_request(model, rng, images=index % 2, max_new_tokens=12) for index in range(6)]
     expected = [oracle(model, request) for request in good]
@@ -188,7 +205,7 @@ async def test_a_request_that_fails_does_not_harm_its_neighbours(make_model: Cal
         await settled(engine)
 
 
-async def test_a_long_prompt_does_not_stall_running_answers(make_model: Callable):
+async def test_a_long_prompt_does_not_stall_running_answers(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(9)
     short = make_request(model, rng, words=3, max_new_tokens=60)
     long = make_request(model, rng, words=300, max_new_tokens=2)
@@ -207,7 +224,7 @@ async def test_a_long_prompt_does_not_stall_running_answers(make_model: Callable
     assert order.index("long") - 2 >= len(long.input_ids) // 16 - 2
 
 
-async def test_what_cannot_fit_is_refused_with_counts(make_model: Callable):
+async def test_what_cannot_fit_is_refused_with_counts(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(1)
     async with started(continuous(model, max_context_tokens=100)) as engine:
         request = make_request(model, rng, words=10, max_new_tokens=300)
@@ -217,10 +234,10 @@ async def test_what_cannot_fit_is_refused_with_counts(make_model: Callable):
             engine.submit(request)
 
 
-async def test_the_cache_budget_holds(make_model: Callable):
+async def test_the_cache_budget_holds(make_model: Callable, continuous: Callable):
     model, rng = make_model("llama"), random.Random(3)
     requests = [make_request(model, rng, max_new_tokens=60) for _ in range(8)]
-    budget = 2 * max(request.total_tokens for request in requests)
+    budget = 2 * max(request.total_tokens for request in requests) + 32
     together: list[int] = []
     engine = continuous(model, cache_tokens=budget, max_batch_size=8, on_step=together.append)
     async with started(engine):
@@ -229,7 +246,7 @@ async def test_the_cache_budget_holds(make_model: Callable):
     assert max(together) * min(request.total_tokens for request in requests) <= budget
 
 
-async def test_equal_images_are_encoded_once(make_model: Callable):
+async def test_equal_images_are_encoded_once(make_model: Callable, continuous: Callable):
     model = make_model("llama")
     size = model.config.vision.image_size
     images = [
@@ -247,3 +264,42 @@ async def test_equal_images_are_encoded_once(make_model: Callable):
     hook.remove()
     assert passes == [2, 1, 1], "the oldest was forgotten"
     assert all(torch.equal(found[key], embeds) for key, embeds in again.items())
+
+
+async def test_a_beginning_seen_before_is_not_computed_again(make_model: Callable, continuous: Callable):
+    model, rng = make_model("llama"), random.Random(12)
+    first = make_request(model, rng, images=1, words=20, max_new_tokens=20)
+    answer = oracle(model, first)
+    dialogue = GenerationRequest(
+        [*first.input_ids, *answer, *make_request(model, rng, words=5).input_ids],
+        first.images,
+        first.sampling,
+    )
+    size = model.config.vision.image_size
+    torch.manual_seed(1)
+    other_image = (ImageInput(b"another", torch.randn(3, size, size)),)
+    other = GenerationRequest(first.input_ids, other_image, first.sampling)
+    async with started(continuous(model)) as engine:
+        cached = []
+        for request in (first, first, dialogue, other, dialogue):
+            generation = engine.submit(request)
+            tokens, *_ = await collect(generation)
+            assert tokens == oracle(model, request)
+            cached.append(generation.cached_tokens)
+        assert engine.stats().prefix_tokens <= 640
+    prompt = len(first.input_ids)
+    assert cached[0] == cached[3] == 0
+    assert cached[1] == (prompt - 1) // 16 * 16
+    assert cached[2] >= (prompt + len(answer) - 1) // 16 * 16
+    assert cached[4] > cached[2]
+
+
+async def test_prefixes_kept_stay_within_their_budget(make_model: Callable, continuous: Callable):
+    model, rng = make_model("llama"), random.Random(13)
+    requests = [make_request(model, rng, words=40, max_new_tokens=4) for _ in range(12)]
+    async with started(continuous(model, prefix_cache_tokens=200)) as engine:
+        for request in requests + requests[-1:]:
+            generation = engine.submit(request)
+            assert (await collect(generation))[0] == oracle(model, request)
+            assert engine.stats().prefix_tokens <= 200
+    assert generation.cached_tokens > 0

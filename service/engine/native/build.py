@@ -45,7 +45,9 @@ def _fingerprint() -> str:
         digest.update(source.read_bytes())
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
-        features = [line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))]
+        features = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith(("flags", "Features"))
+        ]
         digest.update(features[0].encode() if features else b"")
     return digest.hexdigest()[:16]
 

@@ -1,16 +1,14 @@
 """The C++ decoder behind a small Python face: sequences with memory of their own, and one forward pass."""
 
 import ctypes
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from service.engine.decoder import BLOCK, Span
 from service.engine.native.build import load_library
 from service.engine.native.weights import Format, Model, PackedModel
-
-BLOCK = 16  # attention.h
 
 
 class Row(ctypes.Structure):
@@ -25,7 +23,7 @@ class Row(ctypes.Structure):
 
 
 class KeyValues:
-    """What one sequence has computed: `[layers, kv_heads, capacity / 16, head_dim, 16]` keys and
+    """Memory of one sequence, as in `attention.h`: `[layers, kv_heads, capacity / 16, head_dim, 16]` keys and
     `[layers, kv_heads, capacity, head_dim]` values."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, tokens: int, dtype: torch.dtype) -> None:
@@ -34,20 +32,11 @@ class KeyValues:
         self.keys = torch.empty(layers, kv_heads, blocks, head_dim, BLOCK, dtype=dtype)
         self.values = torch.empty(layers, kv_heads, blocks, BLOCK, head_dim, dtype=dtype)
 
-    def copy_blocks(self, source: "KeyValues", blocks: int) -> None:
-        """The first `blocks` times 16 tokens of another sequence."""
+    def copy_from(self, source: "KeyValues", tokens: int) -> None:
+        """The first `tokens` of another sequence, a multiple of `BLOCK`."""
+        blocks = tokens // BLOCK
         self.keys[:, :, :blocks] = source.keys[:, :, :blocks]
         self.values[:, :, :blocks] = source.values[:, :, :blocks]
-
-
-@dataclass(frozen=True)
-class Span:
-    """Consecutive new tokens of one sequence, from `start`; `wanted` if its last token's logits are."""
-
-    memory: KeyValues
-    start: int
-    count: int
-    wanted: bool
 
 
 class NativeDecoder:
@@ -83,6 +72,7 @@ class NativeDecoder:
         self._vocabulary = struct.head.outputs
         self._memory_shape = (struct.layers, struct.kv_heads, struct.head_dim)
         self._memory_dtype = torch.float32 if format == "float32" else torch.bfloat16
+        self._capacity = 0
         self.max_rows = max_rows
         self._rows = (Row * max_rows)()
         self._decoder = ctypes.c_void_p(
@@ -96,19 +86,31 @@ class NativeDecoder:
             self._library.decoder_delete(self._decoder)
             self._decoder = None
 
+    @property
+    def capacity(self) -> int:
+        return self._capacity
+
+    def footprint(self, lengths: list[int]) -> int:
+        return sum(-(-length // BLOCK) * BLOCK for length in lengths)
+
     def allocate(self, tokens: int) -> KeyValues:
-        """Memory for a sequence of up to `tokens`."""
-        return KeyValues(*self._memory_shape, tokens, self._memory_dtype)
+        memory = KeyValues(*self._memory_shape, tokens, self._memory_dtype)
+        self._capacity += memory.capacity
+        return memory
+
+    def free(self, memory: KeyValues) -> None:
+        self._capacity -= memory.capacity
+
+    def save(self, memory: KeyValues, tokens: int) -> KeyValues:
+        saved = KeyValues(*self._memory_shape, tokens, self._memory_dtype)
+        saved.copy_from(memory, tokens)
+        return saved
+
+    def load(self, memory: KeyValues, saved: KeyValues, tokens: int) -> None:
+        memory.copy_from(saved, tokens)
 
     def forward(self, inputs_embeds: Tensor, spans: list[Span]) -> Tensor:
-        """One pass over the new tokens of several sequences.
-
-        Args:
-            inputs_embeds: `[tokens, hidden]`, those of the spans one after another, at most `max_rows`.
-
-        Returns:
-            Logits `[wanted spans, vocabulary]`, float32.
-        """
+        """See `Decoder`; at most `max_rows` tokens. The interpreter is free while it computes."""
         index, wanted = 0, []
         for span in spans:
             memory = span.memory

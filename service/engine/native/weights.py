@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from service.engine.context import uniform_window
+
 Format = Literal["float32", "bfloat16", "int8"]
 FORMATS: dict[Format, int] = {"float32": 0, "bfloat16": 1, "int8": 2}
 
@@ -98,9 +100,7 @@ class PackedModel:
         Unsupported: another architecture, or sizes that the packing does not take.
     """
 
-    def __init__(
-        self, lm: PreTrainedModel, format: Format, *, positions: int, release: bool = False
-    ) -> None:
+    def __init__(self, lm: PreTrainedModel, format: Format, *, positions: int, release: bool = False) -> None:
         config, decoder = lm.config, lm.model
         self._format: Format = format
         self._kept: list[object] = []
@@ -125,7 +125,7 @@ class PackedModel:
             intermediate=config.intermediate_size,
             layer_norm=self.kind == "phi",
             gated=self.kind != "phi",
-            window=_window(config),
+            window=uniform_window(config) or 0,
             epsilon=config.layer_norm_eps if self.kind == "phi" else config.rms_norm_eps,
             cosine=self.vector(cosine),
             sine=self.vector(sine),
@@ -172,7 +172,9 @@ class PackedModel:
             )
         linears = [module for module in lm.modules() if isinstance(module, nn.Linear)]
         if any(type(module) is not nn.Linear for module in linears):
-            raise Unsupported("its linear layers are not plain ones (quantised, or adapters that are not merged)")
+            raise Unsupported(
+                "its linear layers are not plain ones (quantised, or adapters that are not merged)"
+            )
         activation = "gelu_new" if self.kind == "phi" else "silu"
         if config.hidden_act != activation:
             raise Unsupported(f"its activation is {config.hidden_act}, not {activation}")
@@ -224,7 +226,3 @@ def _phi(model: PackedModel, layer: nn.Module) -> Layer:
 
 
 _LAYERS = {"llama": _llama, "phi": _phi, "phi3": _phi3}
-
-
-def _window(config) -> int:
-    return getattr(config, "sliding_window", None) or 0
