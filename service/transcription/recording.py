@@ -56,6 +56,7 @@ class Recording:
         self._sound = np.empty(0, np.float32)
         self._sound_start = 0
         self._asked = 0
+        self._before = self._asked_before = 0
 
     @property
     def heard_all(self) -> bool:
@@ -78,6 +79,8 @@ class Recording:
 
     def wanted_sound(self) -> WantSound | None:
         """The next stretch to ask for, if there is less than a minute ahead and none under way."""
+        if self.whole is not None and self._before < self._offset:
+            return self._wanted_before()
         received = self._sound_start + len(self._sound)
         if self._asked > received or received == self._samples:
             return None
@@ -87,12 +90,22 @@ class Recording:
         self._asked = received + count
         return WantSound(self.job.id, self._offset + received, count)
 
-    def receive(self, audio: np.ndarray) -> None:
-        """The next samples, in order."""
+    def _wanted_before(self) -> WantSound | None:
+        """Sound that an earlier worker decoded: only to tell speakers apart."""
+        if self._asked_before > self._before:
+            return None
+        count = min(PIECE, self._offset - self._before)
+        self._asked_before = self._before + count
+        return WantSound(self.job.id, self._before, count)
+
+    def receive(self, start: int, audio: np.ndarray) -> None:
+        """The samples that were asked for, from sample `start` of the recording on."""
         if self.whole is not None:
-            begin = self._offset + self._sound_start + len(self._sound)
-            self.whole[begin : begin + len(audio)] = audio
-        self._sound = np.concatenate((self._sound, audio))
+            self.whole[start : start + len(audio)] = audio
+        if start < self._offset:
+            self._before += len(audio)
+        else:
+            self._sound = np.concatenate((self._sound, audio))
 
     # -------------------------------------------------------------------------------------- listening
 

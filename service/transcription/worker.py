@@ -126,7 +126,8 @@ class Worker:
                 with self._changed:
                     for recording in self._recordings:
                         if recording.job.id == message.job:
-                            recording.receive(audio)
+                            recording.receive(message.start, audio)
+                    self._ask_for_sound()
                     self._changed.notify_all()
             case Cancel():
                 with self._changed:

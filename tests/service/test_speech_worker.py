@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from service.settings import TranscriptionSettings
-from service.transcription import Transcriber, Transcript, TranscriptionUnavailable
+from service.transcription import Transcriber, Transcript, TranscriptionOptions, TranscriptionUnavailable
 from shared.media import SAMPLE_RATE, decode_audio
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
@@ -83,6 +83,27 @@ async def test_recordings_survive_a_killed_worker(speech):
     assert told == results[0].segments
     starts = [segment.start for segment in told]
     assert starts == sorted(starts)
+
+
+async def test_speakers_survive_a_killed_worker(speech, diarisation_model):
+    """The next worker needs the sound from the start again, but does not decode it again."""
+    audio = np.concatenate([np.pad(each, (0, SAMPLE_RATE)) for each, _ in 3 * speech])
+    async with started(diarisation_model=str(diarisation_model), batch_size=1) as transcriber:
+        told = []
+
+        async def listen() -> Transcript:
+            async for event in transcriber.stream(audio, TranscriptionOptions(speakers=True)):
+                if isinstance(event, Transcript):
+                    return event
+                told.extend(event.segments)
+            raise AssertionError("no transcript")
+
+        running = asyncio.create_task(listen())
+        await until(lambda: told)
+        os.kill(transcriber.worker_pid, signal.SIGKILL)
+        transcript = await running
+    assert word_error_rate([" ".join(text for _, text in 3 * speech)], [transcript]) <= 0.08
+    assert all(segment.speaker for segment in transcript.segments)
 
 
 async def test_a_recording_that_kills_workers_fails_alone(speech):
