@@ -59,8 +59,12 @@ class Recording:
         self._before = self._asked_before = 0
 
     @property
+    def windows_left(self) -> int:
+        return self._windows - self._next_window
+
+    @property
     def heard_all(self) -> bool:
-        return self._next_window == self._windows
+        return not self.windows_left
 
     @property
     def done(self) -> bool:

@@ -42,8 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
-_WINDOWS = 32
-"""Windows of five seconds that are scored in one pass: about a quarter of a minute of sound."""
+_WINDOWS = 16
+"""Windows of five seconds, half a second apart, that are scored in one pass."""
 
 
 def main(connection: Connection, settings: TranscriptionSettings) -> None:
@@ -166,16 +166,16 @@ class Worker:
             self._changed.notify_all()
 
     def _windows(self) -> "list[tuple[Recording, list[np.ndarray]]]":
-        """The next windows of several recordings, as equal a share of each as they have."""
+        """The next windows: one of each recording, and what is left to those that are done the soonest."""
         share = []
         left = _WINDOWS
-        waiting = list(self._recordings)
-        for index, recording in enumerate(waiting):
-            if windows := recording.windows(max(1, left // (len(waiting) - index))):
+        waiting = sorted(self._recordings, key=lambda recording: recording.windows_left)
+        for behind, recording in zip(reversed(range(len(waiting))), waiting, strict=True):
+            if windows := recording.windows(max(1, left - behind)):
                 recording.listening = True
                 share.append((recording, windows))
                 left -= len(windows)
-            if not left:
+            if left <= 0:
                 break
         return share
 
