@@ -24,7 +24,7 @@ dialogues() { # SPLIT CAPTIONS [more]
 
 dialogues train captions_train.tsv --text embedded
 dialogues eval captions_dev.tsv
-[ -f "$DATA/prepared/report.json" ] || trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json" \
+trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json" \
     --images "$FLICKR8K/images" "$COCO128/images" "$DATA/train/images" --out "$DATA/prepared"
 [ -d "$RUNS/pretrain/final" ] || trainer pretrain --config trainer/recipes/embedded-pretrain.toml \
     --data "$DATA/prepared" --out "$RUNS/pretrain" --resume
