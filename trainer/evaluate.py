@@ -10,6 +10,7 @@ Results go to stdout as a table, to --out as JSON, and beside it as PNG.
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -18,6 +19,8 @@ from trainer.evaluation.answering import Answerer, AnswerError, Item, ModelAnswe
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.metrics import MetricsError
 from trainer.evaluation.report import draw, table
+
+log = logging.getLogger(__name__)
 
 
 def evaluate(config: EvaluateConfig) -> int:
@@ -87,6 +90,8 @@ def _tasks(config: EvaluateConfig) -> list:
 def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
     """The answerers to compare: "model" and, in this process, "blind"; none with only --baselines."""
     if config.url:
+        if config.blind:
+            log.warning("a service cannot be made blind: --blind is left out")
         return {"model": ServiceAnswerer(config.url, config.concurrency)}
     if config.baselines:
         return {}

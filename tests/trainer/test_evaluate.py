@@ -157,7 +157,7 @@ def test_one_caption_a_photograph_leaves_out_the_human_row(checkpoint, tmp_path,
     ("arguments", "message"),
     [
         (["--url", "http://127.0.0.1:9", "--checkpoint", "embedded", "--retention"], "one of --url"),
-        (["--url", "http://127.0.0.1:9", "--blind", "--retention"], "use --checkpoint"),
+        (["--url", "http://127.0.0.1:9", "--perplexity", "x.json"], "use --checkpoint"),
         (["--checkpoint", "embedded"], "nothing to do"),
         (["--checkpoint", "no-such-folder", "--retention"], "no-such-folder"),
         (["--url", "http://127.0.0.1:9", "--retention"], "was not reached"),

@@ -45,7 +45,7 @@ class EvaluateConfig(Settings):
     )
     neighbour_images: Path | None = Field(None, description="Their folder; default: the first of --images.")
     training: list[Path] = Field([], description="LLaVA records that the guesses are taken from.")
-    blind: bool = Field(False, description="Also the model with mean features (with --checkpoint).")
+    blind: bool = Field(False, description="Also the model with mean features (only with --checkpoint).")
 
     preset: str | None = Field(
         None,
@@ -70,8 +70,8 @@ class EvaluateConfig(Settings):
             raise ValueError(f"nothing to do: give one of {flags} or --retention")
         if len(self.vqa) == 1:
             raise ValueError("--vqa takes two files, the questions and the annotations")
-        if (self.blind or self.perplexity) and self.url:
-            raise ValueError("--blind and --perplexity need the model in this process: use --checkpoint")
+        if self.perplexity and self.url:
+            raise ValueError("--perplexity needs the model in this process: use --checkpoint")
         if self.perplexity and self.baselines:
             raise ValueError("--perplexity needs a model: leave out --baselines")
         return self
