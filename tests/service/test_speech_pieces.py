@@ -60,7 +60,7 @@ def test_the_pieces_are_those_of_whisperx(windows: int, rest: int, loud: float):
     assert [piece.start for piece in found] == pytest.approx([start for start, _ in expected])
     assert [piece.end for piece in found] == pytest.approx([end for _, end in expected])
     assert open_since == sorted(open_since)
-    if loud:
+    if loud and windows > 1:
         assert found
         assert all(piece.end - piece.start < 31 for piece in found)
 
