@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
 
-def start_accelerator(device: str, accumulation: int) -> Accelerator:
+def start_accelerator(device: str, accumulation: int, max_grad_norm: float) -> Accelerator:
     """The processes of this run; `accumulation` batches a step are dealt out among them.
 
     Raises:
@@ -40,7 +40,7 @@ def start_accelerator(device: str, accumulation: int) -> Accelerator:
             f"set --accumulation to {state.num_processes} or more"
         )
     # The model autocasts by itself (trainer/objective.py), with its projector and adapters in float32
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",
         gradient_accumulation_steps=-(-accumulation // state.num_processes),
@@ -48,6 +48,12 @@ def start_accelerator(device: str, accumulation: int) -> Accelerator:
             DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         ],
     )
+    if accelerator.distributed_type == "DEEPSPEED":
+        # It has no data loader to learn the batch size from, and clips by itself
+        accelerator.state.deepspeed_plugin.deepspeed_config.update(
+            train_micro_batch_size_per_gpu=1, gradient_clipping=max_grad_norm
+        )
+    return accelerator
 
 
 def choose_attention(

@@ -55,6 +55,7 @@ class TrainingLoop:
         steps_per_epoch = -(-len(train.batches(0)) // config.accumulation)
         self.total_steps = config.max_steps or max(1, round(config.epochs * steps_per_epoch))
         self.checkpoints = config.out / "checkpoints"
+        self._engine = self.objective if accelerator.distributed_type == "DEEPSPEED" else None
         self._interrupted = False
 
     def run(self) -> bool:
@@ -144,7 +145,9 @@ class TrainingLoop:
         if newest is None:
             return Position()
         log.info("resuming from %s", newest.name)
-        position = restore_state(newest, self.model, self.optimizer, fingerprint, self.config)
+        position = restore_state(
+            newest, self.model, self.optimizer, fingerprint, self.config, engine=self._engine
+        )
         if position.step > self.total_steps:
             raise CheckpointError(
                 f"{newest} is beyond the end of this run, step {self.total_steps}: give more --max-steps or --epochs"
@@ -154,8 +157,9 @@ class TrainingLoop:
     def _save(self, position: Position, fingerprint: str) -> None:
         main = self.accelerator.is_main_process
         save_state(
-            self.checkpoints, self.model, self.optimizer, position, fingerprint, self.config, writes=main
-        )
+            self.checkpoints, self.model, self.optimizer, position, fingerprint, self.config, writes=main,
+            engine=self._engine,
+        )  # fmt: skip
         if main:
             prune(self.checkpoints, self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()

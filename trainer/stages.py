@@ -102,7 +102,7 @@ def _start(config: TrainConfig) -> Accelerator:
         raise ValueError(
             f"{config.out} holds the checkpoints of a run: continue it with --resume, or choose another --out"
         )
-    accelerator = start_accelerator(config.device, config.accumulation)
+    accelerator = start_accelerator(config.device, config.accumulation, config.max_grad_norm)
     torch.manual_seed(config.seed)
     return accelerator
 
@@ -167,7 +167,7 @@ def _load_data(
         return PackLoader(
             prepared,
             split,
-            model,
+            model.prompt,
             batch_tokens=config.batch_tokens,
             max_tokens=config.max_tokens,
             shares=config.shares,

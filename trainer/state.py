@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -30,7 +31,12 @@ from shared.model import MultimodalModel
 from shared.sharding import shard_like, whole_tensor
 from trainer.config import TrainConfig
 
+if TYPE_CHECKING:
+    from deepspeed import DeepSpeedEngine
+
 log = logging.getLogger(__name__)
+
+ENGINE = "deepspeed"
 
 
 # What a checkpoint cannot do without, and what may change without a word
@@ -60,18 +66,30 @@ def save_state(
     config: TrainConfig,
     *,
     writes: bool = True,
+    engine: DeepSpeedEngine | None = None,
 ) -> None:
-    """Write `folder/step-N`. Every process takes part; the one that `writes` has all of it in memory."""
+    """Write `folder/step-N`. Every process takes part; the one that `writes` has all of it in memory.
+
+    DeepSpeed's `engine` writes the optimizer's shards itself, into `deepspeed/`, on a file system that all share.
+    """
+    target = folder / f"step-{position.step:06d}"
+    shards = target.with_name(f".{target.name}.deepspeed")
     trained = trained_tensors(model)
-    tensors, plain = _split(optimizer.state_dict()["state"])
-    tensors = {name: whole_tensor(tensor) for name, tensor in tensors.items()}
+    tensors, plain = {}, {}
+    if engine is not None:
+        engine.save_checkpoint(str(shards), tag=ENGINE, exclude_frozen_parameters=True)
+    else:
+        tensors, plain = _split(optimizer.state_dict()["state"])
+        tensors = {name: whole_tensor(tensor) for name, tensor in tensors.items()}
     if not writes:
         return
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    with atomic_folder(folder / f"step-{position.step:06d}") as scratch:
+    with atomic_folder(target) as scratch:
         write_model(model, scratch, trained)
+        if engine is not None:
+            shards.rename(scratch / ENGINE)
         # cloned: tensors that share storage, as 8-bit AdamW's tables do, are refused
         whole = {name: t.clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
         save_file(whole, scratch / "training.safetensors")
@@ -90,11 +108,14 @@ def restore_state(
     optimizer: torch.optim.Optimizer,
     fingerprint: str,
     config: TrainConfig,
+    *,
+    engine: DeepSpeedEngine | None = None,
 ) -> Position:
     """Put a verified checkpoint back into `model` and `optimizer`. Other settings are named in the log.
 
     Raises:
-        CheckpointError: it was made with other data, another order of it, or settings it cannot do without.
+        CheckpointError: it was made with other data, another order of it, or settings it cannot do without; or
+            it was made with DeepSpeed and this run is without, or the other way round.
     """
     state = json.loads((folder / "training.json").read_text())
     if state["data"] != fingerprint:
@@ -107,6 +128,11 @@ def restore_state(
     torch.set_rng_state(tensors.pop("rng.cpu"))
     if (cuda := tensors.pop("rng.cuda", None)) is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(cuda)
+    if (folder / ENGINE).is_dir() != (engine is not None):
+        raise CheckpointError(f"{folder}: only a run with DeepSpeed goes on from one with DeepSpeed")
+    if engine is not None:
+        engine.load_checkpoint(str(folder / ENGINE), tag=ENGINE, load_module_strict=False)
+        return Position(**state["position"])
     merged = _join(tensors, state["optimizer"])
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, values in merged.items():

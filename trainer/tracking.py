@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def _start_wandb(out: Path, mode: str, project: str, stage: str, settings: dict,
     import wandb
 
     known = out / "wandb-id"
-    name = known.read_text("utf-8").strip() if resumed and known.is_file() else wandb.util.generate_id()
+    name = known.read_text("utf-8").strip() if resumed and known.is_file() else secrets.token_hex(4)
     known.write_text(name + "\n", "utf-8")
     return wandb.init(
         project=project, id=name, name=f"{stage}-{out.name}", job_type=stage, dir=str(out), mode=mode,

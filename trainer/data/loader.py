@@ -10,8 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shared.model import MultimodalModel
-from shared.prompt import PromptTooLong, drop_oldest_turns
+from shared.prompt import PromptBuilder, PromptTooLong, drop_oldest_turns
 from trainer.data.encoded import EncodedDialogues
 from trainer.data.packing import Pack, pack_dialogues, padded_tokens, share_rows
 from trainer.data.prepared import PreparedData, Split
@@ -48,6 +47,10 @@ class Batches(Sequence[list[list[Pack]]]):
             return [self[i] for i in range(*index.indices(len(self)))]
         return [[self._build(planned) for planned in row] for row in self._plan[index]]
 
+    def dialogues(self, index: int) -> list[int]:
+        """Indices of the dialogues that a batch holds."""
+        return [dialogue for row in self._plan[index] for pack in row for dialogue in pack.dialogues]
+
 
 class PackLoader:
     """Encodes the records of a split once and deals them out in batches of packs.
@@ -62,7 +65,7 @@ class PackLoader:
         self,
         data: PreparedData,
         split: Split,
-        model: MultimodalModel,
+        prompt: PromptBuilder,
         *,
         batch_tokens: int,
         max_tokens: int,
@@ -80,7 +83,7 @@ class PackLoader:
         for row, record in enumerate(data.records(split)):
             self.kinds.add(record.kind)
             if record.image or not images_only:
-                self._append(row, record, model)
+                self._append(row, record, prompt)
         if not self.dialogues:
             what = "record about an image" if images_only else "record"
             raise ValueError(f"{self._place}: no {what} that fits {max_tokens} tokens")
@@ -89,14 +92,15 @@ class PackLoader:
                 "%s: %d old turns cut, %d records too long for %d tokens left out",
                 self._place, self.dropped_turns, self.too_long, max_tokens,
             )  # fmt: skip
+        self._epoch: tuple[int, Batches] | None = None
         self._groups: list[list[int]] = [[] for _ in self.dialogues.images]
         self._texts: list[int] = []
         for index, image in enumerate(self.dialogues.image):
             (self._texts if image < 0 else self._groups[image]).append(index)
 
-    def _append(self, row: int, record: Record, model: MultimodalModel) -> None:
+    def _append(self, row: int, record: Record, prompt: PromptBuilder) -> None:
         try:
-            messages, dropped = drop_oldest_turns(model.prompt, list(record.messages), self.max_tokens)
+            messages, dropped = drop_oldest_turns(prompt, list(record.messages), self.max_tokens)
         except PromptTooLong:
             self.too_long += 1
             return
@@ -104,7 +108,7 @@ class PackLoader:
             raise ValueError(f"{self._place}: record {record.id!r}: {error}") from error
         self.dropped_turns += dropped
         text = " ".join(part for message in messages for part in message.content if isinstance(part, str))
-        self.dialogues.append(row, record, model.prompt.encode_dialogue(messages), not _SIDES.search(text))
+        self.dialogues.append(row, record, prompt.encode_dialogue(messages), not _SIDES.search(text))
 
     @property
     def images(self) -> list[str]:
@@ -127,8 +131,8 @@ class PackLoader:
         """A hash of the data and everything that decides its order; a resumed run must see the same."""
         order = [self.seed, self.batch_tokens, self.max_tokens, self.shares]
         digest = hashlib.sha256(json.dumps(order if self.trees else [*order, "chains"]).encode())
-        for dialogue in self.dialogues:
-            digest.update(str(dialogue.encoded.input_ids).encode())
+        digest.update(self.dialogues.ids.tobytes())
+        digest.update(self.dialogues.ends.tobytes())
         return digest.hexdigest()[:16]
 
     def _plan(self, epoch: int) -> list[PlannedPack]:
@@ -174,18 +178,26 @@ class PackLoader:
         Raises:
             ValueError: the shares draw nothing.
         """
-        batches: list[list[list[PlannedPack]]] = []
-        batch: list[PlannedPack] = []
-        rows: list[list[PlannedPack]] = []
-        for pack in self._plan(epoch):
-            wider = share_rows([*batch, pack]) if self.trees else [[*batch, pack]]
-            if batch and padded_tokens(wider) > self.batch_tokens:
-                batches.append(rows)
-                batch, wider = [], [[pack]]
-            batch.append(pack)
-            rows = wider
-        if batch:
-            batches.append(rows)
-        if not batches:
+        if self._epoch is None or self._epoch[0] != epoch:
+            self._epoch = epoch, Batches(list(self._fill_batches(self._plan(epoch))), self._build)
+        if not self._epoch[1]:
             raise ValueError(f"{self._place}: the shares draw no record in epoch {epoch}; raise them")
-        return Batches(batches, self._build)
+        return self._epoch[1]
+
+    def _fill_batches(self, packs: list[PlannedPack]) -> Iterator[list[list[PlannedPack]]]:
+        """As many packs as fit, in order: what their tokens alone allow, less while padding is in the way."""
+        start = 0
+        while start < len(packs):
+            end, tokens = start + 1, len(packs[start])
+            while end < len(packs) and tokens + len(packs[end]) <= self.batch_tokens:
+                tokens += len(packs[end])
+                end += 1
+            rows = self._lay_out(packs[start:end])
+            while end > start + 1 and padded_tokens(rows) > self.batch_tokens:
+                end -= 1
+                rows = self._lay_out(packs[start:end])
+            yield rows
+            start = end
+
+    def _lay_out(self, packs: list[PlannedPack]) -> list[list[PlannedPack]]:
+        return share_rows(packs) if self.trees else [packs]

@@ -127,13 +127,14 @@ def padded_tokens(rows: list[list[Sized]]) -> int:
 def share_rows(packs: list[P]) -> list[list[P]]:
     """Put packs side by side in rows of like length, with little padding.
 
-    First fit, longest first, for every number of rows that the longest pack allows; of these the least
-    costly: attention makes a token of a long row dearer than one of a short row.
+    First fit, longest first, for the highest numbers of rows that the longest pack allows; of these the
+    least costly: attention makes a token of a long row dearer than one of a short row.
     """
     packs = sorted(packs, key=len, reverse=True)
     longest, total = len(packs[0]), sum(map(len, packs))
+    most = max(1, total // longest) + 1
     candidates = [
-        _first_fit(packs, max(longest, -(-total // rows))) for rows in range(1, max(1, total // longest) + 2)
+        _first_fit(packs, max(longest, -(-total // rows))) for rows in range(max(1, most - 7), most + 1)
     ]
     return min(candidates, key=_cost)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
@@ -22,7 +22,7 @@ from shared.model import MultimodalModel
 from trainer.config import TrainConfig
 from trainer.data.features import FeatureCache
 from trainer.data.loader import PackLoader
-from trainer.data.packing import Pack, PackedBatch, collate
+from trainer.data.packing import Pack, PackedBatch, collate, padded_tokens
 from trainer.state import Position
 from trainer.teacher_forcing import draw_replaced, teacher_forcing_ratio
 
@@ -107,16 +107,14 @@ def deal_steps(
 ) -> Iterator[Step]:
     """This process's part of all steps from `start` to `total_steps`, made ahead in a thread of its own."""
 
-    def jobs() -> Iterator[Callable[[], Step]]:
+    def steps() -> Iterator[Step]:
         for rows, position, epoch in _walk(loader, config.accumulation, start):
-            yield lambda rows=rows, position=position, epoch=epoch: _make_step(
-                rows, maker, config, position, epoch, total_steps, process, processes
-            )
+            yield _make_step(rows, maker, config, position, epoch, total_steps, process, processes)
             if position.step >= total_steps:
                 return
 
     if start.step < total_steps:
-        yield from prefetch(jobs())
+        yield from prefetch(steps())
 
 
 def _walk(
@@ -172,7 +170,7 @@ def _make_step(
             )  # fmt: skip
         batch.weight = float(real)
         batches.append(batch)
-    tokens = sum(len(rows) * max(sum(map(len, row)) for row in rows) for rows in group)
+    tokens = sum(map(padded_tokens, group))
     return Step(batches, position, epoch, sum(map(_labels, group)), tokens, ratio)
 
 
@@ -184,13 +182,11 @@ def _mirrorable(rows: Rows) -> Iterator[bool]:
     return (ok for row in rows for pack in row for ok in pack.mirrorable)
 
 
-def prefetch(jobs: Iterator[Callable[[], T]], depth: int = 2) -> Iterator[T]:
-    """Results of `jobs` in order, at most `depth` of them ahead, computed in one other thread."""
+def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:
+    """`items`, computed in one other thread, at most `depth` of them ahead."""
+    end = object()
     with ThreadPoolExecutor(1, thread_name_prefix="data") as pool:
-        waiting: deque = deque()
-        for job in jobs:
-            waiting.append(pool.submit(job))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        ahead = deque(pool.submit(next, items, end) for _ in range(depth))
+        while (item := ahead.popleft().result()) is not end:
+            ahead.append(pool.submit(next, items, end))
+            yield item
