@@ -100,7 +100,7 @@ def prepare(hub, tmp_path):
         env |= {"HF_HUB_OFFLINE": "1" if offline else "0", "HF_HUB_DISABLE_XET": "1"}
         args = ["prepare", "--dataset", dataset, "--out", tmp_path / out, *more]
         command = [sys.executable, "-m", "trainer", *map(str, args)]
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
         assert done.returncode == expect, done.stderr[-2000:]
         if expect:
             return done.stderr

@@ -11,6 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from threading import Lock
 from typing import Protocol
 
 from trainer.data.records import RecordError
@@ -83,13 +84,14 @@ class _Zip:
     def __init__(self, path: Path):
         self._archive = zipfile.ZipFile(path)
         self._root = _common_root(self._archive.NameToInfo)
+        self._lock = Lock()  # ZipFile counts its open members without one
 
     def read(self, name: str, limit: int) -> bytes | None:
         files = self._archive.NameToInfo
         info = files.get(name) or files.get(self._root + name)
         if info is None or info.is_dir():
             return None
-        with self._archive.open(info) as file:
+        with self._lock, self._archive.open(info) as file:
             return file.read(limit)
 
 
