@@ -116,16 +116,7 @@ def report(plan: Plan, config: PlanConfig) -> str:
     lines.append("\nparameters                        trained         frozen")
     for part, (trained, frozen) in step.parameters.items():
         lines.append(f"  {part:<24}{trained:>15,}{frozen:>15,}")
-    lines.append("\nmemory at the peak of a step         GiB")
-    for part, size in sorted(step.memory.items(), key=lambda item: -item[1]):
-        lines.append(f"  {part:<32}{size / GIB:>8.3f}")
-    lines.append(f"  {'all tensors':<32}{step.peak / GIB:>8.3f}")
-    if config.gpu_memory:
-        reserve = CUDA_CONTEXT + FRAGMENTATION * config.gpu_memory * GIB
-        lines.append(f"  {'CUDA context and fragmentation':<32}{reserve / GIB:>8.3f}")
-        lines.append(
-            f"  of {config.gpu_memory:g} GiB, free:{'':<15}{config.gpu_memory - (reserve + step.peak) / GIB:>8.3f}"
-        )
+    lines += _memory(step, config.gpu_memory)
     shape = f"{plan.accumulation} x {setup.rows} rows of {setup.row_tokens}"
     lines += [
         "\narithmetic",
@@ -139,6 +130,20 @@ def report(plan: Plan, config: PlanConfig) -> str:
     lines += ["\nsettings of the run"] + [f"  {line}" for line in settings(plan)]
     lines += ["\nassumed", *(f"  {line}" for line in _assumptions(config, setup))]
     return "\n".join(lines)
+
+
+def _memory(step: Step, gpu_memory: float | None) -> list[str]:
+    lines = [f"\n{'memory of a step, in GiB':<34}{'at its peak':>12}{'at most':>12}"]
+    for part in sorted(step.most, key=lambda part: (-step.memory.get(part, 0), -step.most[part])):
+        now, most = step.memory.get(part, 0), step.most[part]
+        lines.append(f"  {part:<32}{now / GIB:>12.3f}{most / GIB:>12.3f}")
+    lines.append(f"  {'all tensors':<32}{step.peak / GIB:>12.3f}")
+    if gpu_memory:
+        reserve = CUDA_CONTEXT + FRAGMENTATION * gpu_memory * GIB
+        free = gpu_memory - (reserve + step.peak) / GIB
+        lines.append(f"  {'CUDA context and fragmentation':<32}{reserve / GIB:>12.3f}")
+        lines.append(f"  {f'free of {gpu_memory:g} GiB':<32}{free:>12.3f}")
+    return lines
 
 
 def settings(plan: Plan) -> list[str]:

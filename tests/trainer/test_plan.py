@@ -11,7 +11,8 @@ from trainer.cli import main
 from trainer.config import TrainConfig
 from trainer.objective import Objective, training_precision
 from trainer.planning.fit import usable
-from trainer.planning.simulate import MemoryTracker, Setup, make_batch, simulate
+from trainer.planning.simulate import Setup, make_batch, parameters, simulate
+from trainer.planning.tracker import StepTracker
 
 
 @pytest.mark.parametrize(
@@ -27,16 +28,11 @@ from trainer.planning.simulate import MemoryTracker, Setup, make_batch, simulate
         ("phi3", "finetune", {"projector": 21_249_024, "adapters": 25_165_824}, 3_821_079_552),
     ],
 )
-def test_parameters_at_full_size(preset, stage, trained, frozen_language, tmp_path, capsys):
-    out = tmp_path / "plan.json"
-    arguments = ["--stage", stage, "--preset", preset, "--max-tokens", "64", "--batch-tokens", "64"]
-    assert main(["plan", *arguments, "--out", str(out)]) == 0
-    counts = json.loads(out.read_text())["step"]["parameters"]
+def test_parameters_at_full_size(preset, stage, trained, frozen_language):
+    counts = parameters(Setup(load_preset(preset), stage, rows=1, row_tokens=64, label_share=0.4))
     assert {part: learned for part, (learned, _) in counts.items() if learned} == trained
-    assert counts["language model"] == [0, frozen_language]
-    assert counts["vision tower"] == [0, 87_456_000]
-    said = capsys.readouterr().out
-    assert f"{trained['projector']:,}" in said and "assumed" in said
+    assert counts["language model"] == (0, frozen_language)
+    assert counts["vision tower"] == (0, 87_456_000)
 
 
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
@@ -59,7 +55,7 @@ def _toml(path):
     return tomllib.loads(path.read_text())
 
 
-def test_settings_of_a_run_are_taken(tmp_path):
+def test_settings_of_a_run_are_taken(tmp_path, capsys):
     run = tmp_path / "run.toml"
     run.write_text('preset = "embedded"\nbatch_tokens = 128\nmax_tokens = 64\nlora_rank = 4\nseed = 3\n')
     out = tmp_path / "plan.json"
@@ -67,6 +63,8 @@ def test_settings_of_a_run_are_taken(tmp_path):
     made = json.loads(out.read_text())
     assert made["setup"]["model"] == "embedded"
     assert (made["setup"]["rows"], made["setup"]["row_tokens"], made["setup"]["lora"][0]) == (4, 32, 4)
+    said = capsys.readouterr().out
+    assert "assumed" in said and f"{made['step']['parameters']['adapters'][0]:,}" in said
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -84,7 +82,7 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
         model.language.gradient_checkpointing_enable({"use_reentrant": False})
     model.language = attach_lora(model.language, config.language.lora_targets, rank=4, alpha=8, dropout=0.1)
     batch = make_batch(model, setup)
-    tracker = MemoryTracker(model.causal_lm.config.vocab_size)
+    tracker = StepTracker(model.causal_lm.config.vocab_size)
     with training_precision(model), tracker:
         Objective(model).train()(batch).backward()
     real = sum(tracker.peak_parts().values())

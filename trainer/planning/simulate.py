@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import weakref
-from collections import Counter
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
 
 from shared.config import ModelConfig
 from shared.model import MultimodalModel
@@ -20,6 +15,7 @@ from trainer.data.packing import PackedBatch
 from trainer.data.steps import Batch
 from trainer.objective import Objective, training_precision
 from trainer.planning.model import PlannedModel, build_planned
+from trainer.planning.tracker import StepTracker
 
 ADAM_BYTES = {
     "adamw": 8.0,
@@ -53,6 +49,7 @@ class Step:
     Attributes:
         parameters: part -> (trained, frozen).
         memory: part -> bytes at the peak, of all that is resident and of what the pass adds.
+        most: part -> bytes at its own highest, whenever in the pass.
         flops: of the pass, gradient checkpointing's second forward pass included.
         vision_flops: of one image in the tower, computed once for the whole run.
         tokens, labels, images: of the pass.
@@ -60,6 +57,7 @@ class Step:
 
     parameters: dict[str, tuple[int, int]]
     memory: dict[str, int]
+    most: dict[str, int]
     flops: int
     vision_flops: int
     tokens: int
@@ -72,37 +70,47 @@ class Step:
         return sum(self.memory.values())
 
 
+def parameters(setup: Setup) -> dict[str, tuple[int, int]]:
+    """Part -> (trained, frozen), without a step."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _counts(_build(setup))
+
+
+def _build(setup: Setup) -> PlannedModel:
+    return build_planned(
+        setup.model,
+        stage=setup.stage,
+        dtype=getattr(torch, setup.dtype),
+        quantization=setup.quantization,
+        attention=setup.attention,
+        checkpointing=setup.gradient_checkpointing,
+        lora=setup.lora,
+        layers=setup.layers,
+    )
+
+
 def simulate(setup: Setup) -> Step:
     """Compute one step of `setup` without data."""
-    dtype = getattr(torch, setup.dtype)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = build_planned(
-            setup.model,
-            stage=setup.stage,
-            dtype=dtype,
-            quantization=setup.quantization,
-            attention=setup.attention,
-            checkpointing=setup.gradient_checkpointing,
-            lora=setup.lora,
-            layers=setup.layers,
-        )
+        model = _build(setup)
         batch = make_batch(model, setup)
         objective = Objective(model).train()
-        tracker, flops = MemoryTracker(model.causal_lm.config.vocab_size), FlopCounterMode(display=False)
-        with training_precision(model), flops, tracker:
+        tracker, tower = StepTracker(model.causal_lm.config.vocab_size), StepTracker()
+        with training_precision(model), tracker:
             objective(batch).backward()
         tracker.note_gradients(p.grad for p in model.parameters() if p.grad is not None)
-        tower = FlopCounterMode(display=False)
         size = setup.model.vision.image_size
         with tower:
             model.vision(torch.empty(1, 3, size, size))
         memory = _resident(model) | {"optimizer": _optimizer_bytes(model, setup.optimizer)}
+        most = memory | tracker.most_of_parts()
         memory |= tracker.peak_parts()
         return Step(
             parameters=_counts(model),
             memory=memory,
-            flops=flops.get_total_flops(),
-            vision_flops=tower.get_total_flops(),
+            most=most,
+            flops=tracker.flops,
+            vision_flops=tower.flops,
             tokens=setup.rows * setup.row_tokens,
             labels=len(batch.packed.labels),
             images=len(batch.features),
@@ -180,65 +188,3 @@ def _counts(model: PlannedModel) -> dict[str, tuple[int, int]]:
 
 def _optimizer_bytes(model: PlannedModel, optimizer: str) -> int:
     return round(sum(p.numel() for p in model.parameters() if p.requires_grad) * ADAM_BYTES[optimizer])
-
-
-class MemoryTracker(TorchDispatchMode):
-    """Every tensor storage that is made in the mode, from its birth to its death."""
-
-    def __init__(self, vocabulary: int):
-        super().__init__()
-        self.vocabulary = vocabulary
-        self._storages: list[tuple[int, str]] = []  # bytes and part of each, by serial number
-        self._events: list[tuple[int, int]] = []  # (+1 or -1, serial number), in order
-        self._alive: dict[int, int] = {}  # storage's address -> serial number
-        self._gradients: set[int] = set()
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        given = {t.untyped_storage()._cdata for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in given:
-                self._born(tensor, str(func))
-        return result
-
-    def _born(self, tensor: Tensor, func: str) -> None:
-        storage = tensor.untyped_storage()
-        address = storage._cdata
-        if address in self._alive or not storage.nbytes():
-            return
-        serial = len(self._storages)
-        part = "activations"
-        if tensor.dim() and tensor.shape[-1] == self.vocabulary:
-            part = "logits"
-        elif func.startswith("aten.new_empty"):
-            part = "dequantised weights"
-        self._storages.append((storage.nbytes(), part))
-        self._events.append((1, serial))
-        self._alive[address] = serial
-        weakref.finalize(storage, self._died, address, serial)
-
-    def _died(self, address: int, serial: int) -> None:
-        if self._alive.get(address) == serial:
-            del self._alive[address]
-            self._events.append((-1, serial))
-
-    def note_gradients(self, gradients) -> None:
-        """Which of the storages became parameters' gradients."""
-        for gradient in gradients:
-            self._gradients.add(self._alive.get(gradient.untyped_storage()._cdata, -1))
-
-    def peak_parts(self) -> dict[str, int]:
-        """Bytes by part at the moment when most were in use."""
-        now = peak = at = 0
-        for index, (sign, serial) in enumerate(self._events):
-            now += sign * self._storages[serial][0]
-            if now > peak:
-                peak, at = now, index
-        alive: set[int] = set()
-        for sign, serial in self._events[: at + 1]:
-            (alive.add if sign > 0 else alive.discard)(serial)
-        parts = Counter()
-        for serial in alive:
-            size, part = self._storages[serial]
-            parts["gradients" if serial in self._gradients else part] += size
-        return dict(parts)
