@@ -81,7 +81,7 @@ def assert_same_run(ours: Path, theirs: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_single_ones_curve(settings, single, tmp_path):
     process = launch(settings, tmp_path / "two", 2)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=3000)
     assert process.returncode == 0, said[-3000:]
     assert_same_run(tmp_path / "two", single)
     assert (tmp_path / "two" / "final" / "manifest.json").is_file()
@@ -96,7 +96,7 @@ def test_one_of_two_is_killed_and_one_alone_goes_on(settings, single, tmp_path):
         time.sleep(0.05)
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(workers[-1]), signal.SIGKILL)
-    process.communicate(timeout=600)
+    process.communicate(timeout=3000)
     assert process.returncode != 0 and not (out / "final").exists()
     assert finetune(TrainConfig(**settings, out=out, resume=True))
     assert_same_run(out, single)
@@ -104,5 +104,5 @@ def test_one_of_two_is_killed_and_one_alone_goes_on(settings, single, tmp_path):
 
 def test_more_processes_than_batches_in_a_step_is_an_error(settings, tmp_path):
     process = launch(settings | {"accumulation": 1}, tmp_path / "two", 2)
-    said, _ = process.communicate(timeout=600)
+    said, _ = process.communicate(timeout=3000)
     assert process.returncode != 0 and "set --accumulation to 2 or more" in said

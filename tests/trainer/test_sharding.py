@@ -17,7 +17,7 @@ def train_sharded(preset, folder, steps: int) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
          "-m", "tests.trainer.sharded", str(preset), str(folder), str(steps)],
-        env=ENV, capture_output=True, text=True, timeout=900,
+        env=ENV, capture_output=True, text=True, timeout=3000,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
 
