@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
 ARCHIVES = {".zip", ".tar"}
 # What LLaVA's stages read of each repository (Liu et al. 2023); the photographs of Instruct-150K are COCO's.
@@ -61,7 +61,7 @@ def _download(dataset: str, name: str, revision: str, offline: bool) -> Path:
             f"{where} is not in the cache and the hub cannot be reached. Run once with a connection "
             "(files that are whole are kept), or give local files with --annotations and --images."
         ) from error
-    except (HfHubHTTPError, OSError) as error:
+    except Exception as error:  # of the HTTP library underneath, whichever it is, for one
         raise ValueError(
             f"{where} cannot be downloaded: {error}. Run again: files that are whole are kept."
         ) from error
