@@ -30,13 +30,13 @@ struct Linear {
 struct Packed {
     std::vector<uint32_t> data;
     std::vector<float> scale;   // int8: of each group
-    std::vector<float> offset;  // int8: what the weights' shift by 128 adds to each group's sum
+    std::vector<float> offset;  // int8: what the weights' shift by 128 takes off, of each row
     int units = 0, groups = 0;
 
     void reserve(int rows, int inputs) {
         data.resize(size_t(rows) * inputs);
         scale.resize(size_t(rows) * (inputs / GROUP + 1));
-        offset.resize(scale.size());
+        offset.resize(rows);
     }
 };
 
@@ -92,6 +92,7 @@ inline void pack_row(BFloat16, const float* x, int inputs, Packed& to, int row) 
 
 inline void pack_row(Int8, const float* x, int, Packed& to, int row) {
     auto* bytes = reinterpret_cast<int8_t*>(&to.data[size_t(row) * to.units]);
+    float shifted = 0;
     for (int group = 0; group < to.groups; ++group, x += GROUP, bytes += GROUP) {
         float largest = 1e-10f;
         for (int i = 0; i < GROUP; ++i) largest = std::max(largest, std::fabs(x[i]));
@@ -104,8 +105,9 @@ inline void pack_row(Int8, const float* x, int, Packed& to, int row) {
             total += value;
         }
         to.scale[size_t(row) * to.groups + group] = largest / 127.0f;
-        to.offset[size_t(row) * to.groups + group] = -128.0f * total * (largest / 127.0f);
+        shifted += 128.0f * total * (largest / 127.0f);
     }
+    to.offset[row] = shifted;
 }
 
 // The product of ROWS packed rows with one panel.
@@ -128,7 +130,7 @@ void tile(const Linear& linear, const Packed& x, int row, int panel, Floats (*ou
             for (int half = 0; half < 2; ++half) {
                 if constexpr (F::per_unit == 4) {
                     const size_t at = size_t(row + r) * x.groups + group;
-                    out[r][half] += __builtin_convertvector(sums[r][half], Floats) * x.scale[at] + x.offset[at];
+                    out[r][half] += __builtin_convertvector(sums[r][half], Floats) * x.scale[at];
                 } else {
                     out[r][half] = sums[r][half];
                 }
@@ -146,6 +148,34 @@ void tile(int rows, const Linear& linear, const Packed& x, int row, int panel, F
     }
 }
 
+// What becomes of a panel's sums: scaled, bias and the old value added.
+template <class F>
+struct Epilogue {
+    Floats scale[2], bias[2] = {};
+    int width;
+
+    Epilogue(const Linear& linear, int column) : width(std::min(PANEL, linear.outputs - column)) {
+        scale[0] = scale[1] = splat(1);
+        if (F::per_unit == 4) std::memcpy(scale, linear.scale + column, sizeof(float) * width);
+        if (linear.bias) std::memcpy(bias, linear.bias + column, sizeof(float) * width);
+    }
+
+    void operator()(const Floats (&sums)[2], float offset, float* to, bool add) const {
+        Floats old[2] = {};
+        if (add) std::memcpy(old, to, sizeof(float) * width);
+        Floats result[2];
+        for (int half = 0; half < 2; ++half) {
+            const Floats sum = F::per_unit == 4 ? (sums[half] - offset) * scale[half] : sums[half];
+            result[half] = sum + bias[half] + old[half];
+        }
+        if (width == PANEL) {
+            std::memcpy(to, result, sizeof result);
+        } else {
+            std::memcpy(to, result, sizeof(float) * width);
+        }
+    }
+};
+
 // y [rows, outputs] = x W^T + bias, or with `add` y += it.
 template <class F>
 void multiply(ThreadPool& pool, const Linear& linear, const Packed& x, int rows, float* y, bool add) {
@@ -153,22 +183,15 @@ void multiply(ThreadPool& pool, const Linear& linear, const Packed& x, int rows,
     const int together = std::max(1, panels / (pool.size() * 16));
     const int blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
     pool.run((panels + together - 1) / together, [&](int task, int) {
-        Floats out[TILE_ROWS][2];
+        Floats sums[TILE_ROWS][2];
         for (int panel = task * together; panel < std::min(panels, (task + 1) * together); ++panel) {
-            const int column = panel * PANEL, width = std::min(PANEL, linear.outputs - column);
-            float bias[PANEL] = {}, scale[PANEL];
-            if (linear.bias) std::copy_n(linear.bias + column, width, bias);
-            if (F::per_unit == 4) std::copy_n(linear.scale + column, width, scale);
+            const int column = panel * PANEL;
+            const Epilogue<F> finish(linear, column);
             for (int block = 0; block < blocks; ++block) {
                 const int row = rows * block / blocks, count = rows * (block + 1) / blocks - row;
-                tile<F>(count, linear, x, row, panel, out);
+                tile<F>(count, linear, x, row, panel, sums);
                 for (int r = 0; r < count; ++r) {
-                    const float* values = reinterpret_cast<const float*>(out[r]);
-                    float* to = y + size_t(row + r) * linear.outputs + column;
-                    for (int i = 0; i < width; ++i) {
-                        float value = (F::per_unit == 4 ? values[i] * scale[i] : values[i]) + bias[i];
-                        to[i] = add ? to[i] + value : value;
-                    }
+                    finish(sums[r], x.offset[row + r], y + size_t(row + r) * linear.outputs + column, add);
                 }
             }
         }
