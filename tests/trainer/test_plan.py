@@ -108,7 +108,7 @@ def test_checkpointing_and_four_bits_save_memory(tiny_preset):
 
 
 def test_mistakes_are_said(capsys):
-    assert main(["plan", "--gpu-memory", "3"]) == 2
+    assert main(["plan", "--preset", "embedded", "--gpu-memory", "0.7"]) == 2
     assert "smaller" in capsys.readouterr().err
     assert main(["plan", "--gpu", "abacus"]) == 2
     assert "A100" in capsys.readouterr().err
