@@ -68,7 +68,7 @@ class ContinuousEngine:
         self._decoder = decoder
         self._max_batch_size = max_batch_size
         context = stable_context(model.causal_lm.config)
-        self._max_request_tokens = min(max_context_tokens, cache_tokens // BLOCK * BLOCK, context)
+        self.max_request_tokens = min(max_context_tokens, cache_tokens // BLOCK * BLOCK, context)
         self._cache_tokens = cache_tokens
         self._chunk = prefill_chunk_tokens
         self._prefixes = PrefixCache(prefix_cache_tokens)
@@ -91,7 +91,7 @@ class ContinuousEngine:
         self._thread.join()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        check_size(request, self._max_request_tokens)
+        check_size(request, self.max_request_tokens)
         generation = Generation(request)
         sequence = Sequence(generation, self._model.tokenizer, self._model.eos_token_ids)
         with self._wake:

@@ -67,7 +67,7 @@ class VllmEngine:
     ) -> None:
         self._model = model
         self._images = images
-        self._max_request_tokens = min(max_context_tokens, model.context_length)
+        self.max_request_tokens = min(max_context_tokens, model.context_length)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/"),
@@ -97,7 +97,7 @@ class VllmEngine:
         await self._client.aclose()
 
     def submit(self, request: GenerationRequest) -> Generation:
-        check_size(request, self._max_request_tokens)
+        check_size(request, self.max_request_tokens)
         generation = Generation(request)
         sequence = Sequence(generation, self._model.tokenizer, self._model.eos_token_ids)
         task = asyncio.get_running_loop().create_task(self._answer(sequence))
@@ -173,8 +173,8 @@ class VllmEngine:
                 response = await self._client.get("/v1/models")
                 response.raise_for_status()
                 card = response.json()["data"][0]
-                limit = card.get("max_model_len") or self._max_request_tokens
-                self._max_request_tokens = min(self._max_request_tokens, limit)
+                limit = card.get("max_model_len") or self.max_request_tokens
+                self.max_request_tokens = min(self.max_request_tokens, limit)
                 self._served = card["id"]
             except (httpx.HTTPError, KeyError, IndexError, ValueError) as error:
                 if time.monotonic() > give_up:
