@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from service.answer import Answer, generating
 from service.api.dependencies import deadline
 from service.api.sampling import SamplingFields
-from service.errors import ApiError, bad_request, from_validation, internal_error
+from service.errors import ApiError, bad_request, from_validation
 from service.pipeline import Media, Prepared, Question, Turn, prepare
 from service.runtime import Runtime
 
@@ -88,7 +88,7 @@ class Chat:
             yield self._failed(view, error)
         except Exception:
             logger.exception("a question on the page failed")
-            yield self._failed(view, internal_error())
+            yield self._failed(view, _bug())
 
     async def _begin(
         self,
@@ -144,6 +144,12 @@ def stopped(messages: list[dict[str, Any]], turns: tuple[PageTurn, ...]) -> View
     if turns and turns[-1].role == "user":
         turns = turns[:-1]
     return View(messages, turns, "Stopped.", running=False)
+
+
+def _bug() -> ApiError:
+    return ApiError(
+        500, "The server failed at this question; the reason is in its log.", code="internal_error"
+    )
 
 
 def _message(role: str, content: Any) -> dict[str, Any]:

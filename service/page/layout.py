@@ -76,7 +76,7 @@ def _page(runtime: Runtime) -> gr.Blocks:
         )
         turns = gr.State(())
         with gr.Row(elem_id="main"):
-            with gr.Column(scale=2, min_width=280, elem_id="inputs"):
+            with gr.Column(scale=2, min_width=240, elem_id="inputs"):
                 image = gr.Image(
                     label="Photograph",
                     sources=["upload", "clipboard", "webcam"],
@@ -84,6 +84,7 @@ def _page(runtime: Runtime) -> gr.Blocks:
                     image_mode=None,
                     height=240,
                     buttons=[],
+                    placeholder="Drop a photograph here, or click to choose one",
                     elem_id="image",
                 )
                 # Gradio would open the file itself; the service's own reader says better what is wrong with one.
@@ -98,7 +99,7 @@ def _page(runtime: Runtime) -> gr.Blocks:
                     elem_id="audio",
                 )
                 sampling = _sampling_controls(runtime.settings)
-            with gr.Column(scale=3, min_width=320, elem_id="talk"):
+            with gr.Column(scale=3, min_width=240, elem_id="talk"):
                 chatbot = gr.Chatbot(
                     label="Conversation",
                     show_label=False,
@@ -112,7 +113,6 @@ def _page(runtime: Runtime) -> gr.Blocks:
                     placeholder="Add a photograph, then ask about it in writing or aloud.",
                     elem_id="chat",
                 )
-                status = gr.Markdown(elem_id="status")
                 with gr.Row(elem_id="ask-row"):
                     text = gr.Textbox(
                         label="Question",
@@ -128,9 +128,11 @@ def _page(runtime: Runtime) -> gr.Blocks:
                     ask = gr.Button("Ask", variant="primary", scale=1, min_width=72, elem_id="ask")
                     stop = gr.Button("Stop", interactive=False, scale=1, min_width=72, elem_id="stop")
                     new = gr.Button("New", scale=1, min_width=72, elem_id="new")
+                status = gr.Markdown(elem_id="status")
                 gr.Examples(
-                    _examples(speech),
+                    [fields for _, fields in _examples(speech)],
                     inputs=[image, audio, text] if speech else [image, text],
+                    example_labels=[label for label, _ in _examples(speech)],
                     label="Examples",
                     cache_examples=False,
                     api_visibility="private",
@@ -165,7 +167,8 @@ def _page(runtime: Runtime) -> gr.Blocks:
             show_progress="hidden",
             api_visibility="private",
         )
-        new.click(
+        gr.on(
+            [new.click, chatbot.clear],
             lambda: _updates(View([], (), running=False), clear=True),
             None,
             outputs,
@@ -207,13 +210,14 @@ def _sampling_controls(settings: Settings) -> list[gr.components.Component]:
         ]
 
 
-def _examples(speech: bool) -> list[list[Any]]:
-    photo = str(EXAMPLES / "photographer.jpg")
-    spoken = str(EXAMPLES / "question.wav")
-    if not speech:
-        return [[photo, "What is in this picture?"], [None, "What is the capital of France?"]]
-    return [
-        [photo, None, "What is in this picture?"],
-        [photo, spoken, ""],
-        [None, None, "What is the capital of France?"],
+def _examples(speech: bool) -> list[tuple[str, list[Any]]]:
+    """The name of each example, and its photograph, its recording where speech is on, and its text."""
+    photo, spoken = str(EXAMPLES / "photographer.jpg"), str(EXAMPLES / "question.wav")
+    examples = [
+        ("A photograph: what is in it?", [photo, None, "What is in this picture?"]),
+        ("The same, asked aloud", [photo, spoken, ""]),
+        ("No photograph", [None, None, "What is the capital of France?"]),
     ]
+    if speech:
+        return examples
+    return [(label, [image, text]) for label, (image, audio, text) in examples if audio is None]
