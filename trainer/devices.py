@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+from datetime import timedelta
 from typing import Literal
 
 import torch
@@ -15,6 +16,8 @@ from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
 from torch import nn
 
 log = logging.getLogger(__name__)
+
+PATIENCE = timedelta(hours=12)  # that processes wait for one another, as while one computes vision features
 
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
@@ -31,7 +34,7 @@ def start_accelerator(device: str, accumulation: int, max_grad_norm: float) -> A
             raise ValueError(f"device {device!r}: this torch finds no CUDA device; use --device cpu or auto")
         torch.cuda.set_device(torch.device(device).index or 0)
     cpu = device == "cpu" or not cuda
-    state = PartialState(cpu=cpu)
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     if not state.is_main_process:
         logging.getLogger().setLevel(logging.ERROR)
     if state.num_processes > accumulation:

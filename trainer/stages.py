@@ -189,7 +189,11 @@ def _load_data(
     names = train.images + (validation.images if validation else [])
     features = None
     if names:
-        with accelerator.main_process_first():
+        # One process of all computes them; then, where machines share no file system, one on each
+        if accelerator.is_main_process:
+            build_features(model.vision, names, prepared.images, config.data, mirror=config.mirror)
+        accelerator.wait_for_everyone()
+        with accelerator.local_main_process_first():
             features = build_features(model.vision, names, prepared.images, config.data, mirror=config.mirror)
     return Data(train, validation, features, prepared)
 
