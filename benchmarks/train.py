@@ -29,7 +29,7 @@ from pathlib import Path
 SETTINGS = {
     "batch_tokens": 1280, "max_tokens": 384, "learning_rate": 4e-4, "warmup_ratio": 0.05, "align": False,
     "lora_rank": 16, "lora_alpha": 32, "lora_dropout": 0.0, "log_every": 1, "samples": 0, "device": "cpu",
-    "checkpoint_every": 10**6, "validate_every": 10**6, "seed": 0,
+    "checkpoint_every": 10**6, "validate_every": 10**6, "validation_batches": 1, "seed": 0,
 }  # fmt: skip
 LOSS_TOLERANCE = 0.02  # relative, of the mean over all steps; single steps are printed
 
