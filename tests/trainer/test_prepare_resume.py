@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -60,7 +61,10 @@ def whole(source, tmp_path_factory):
 @pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT])
 def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(source, whole, tmp_path, stop):
     out = tmp_path / "out"
-    process = subprocess.Popen(command(source, out), stderr=subprocess.PIPE, text=True)
+    listen = partial(
+        signal.signal, signal.SIGINT, signal.SIG_DFL
+    )  # also where the tests run in the background
+    process = subprocess.Popen(command(source, out), stderr=subprocess.PIPE, text=True, preexec_fn=listen)
     first = out / "images-00000.arrow"
     while not first.exists():
         assert process.poll() is None, "the run ended before it could be stopped"
