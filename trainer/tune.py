@@ -43,14 +43,18 @@ def tune(config: TuneConfig) -> optuna.Study:
     )
     config.out.mkdir(parents=True, exist_ok=True)
     study = _study(config)
-    study.optimize(
-        lambda trial: _objective(trial, config, base, space),
-        n_trials=config.trials,
-        timeout=config.timeout,
-        n_jobs=config.jobs,
-        catch=(TrialError,),
-        callbacks=[lambda study, _: _stop_when_done(study, config.trials), lambda study, _: _log_best(study)],
-    )
+    if (left := config.trials - _finished(study)) > 0:
+        study.optimize(
+            lambda trial: _objective(trial, config, base, space),
+            n_trials=left,
+            timeout=config.timeout,
+            n_jobs=config.jobs,
+            catch=(TrialError,),
+            callbacks=[
+                lambda study, _: _stop_when_done(study, config.trials),
+                lambda study, _: _log_best(study),
+            ],
+        )
     write_results(study, config, base)
     return study
 
