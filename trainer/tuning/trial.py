@@ -1,13 +1,16 @@
 """One trial: a training run in a process of its own, watched through its `metrics.jsonl`.
 
-A run that crashes or fills the memory ends its trial and not the study.
+A run that crashes or fills the memory ends its trial and not the study. The processes are forked from a server that
+has imported torch and transformers once and computed nothing.
 """
 
 from __future__ import annotations
 
-import subprocess
+import multiprocessing
+import os
 import sys
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
@@ -17,6 +20,9 @@ from trainer.tracking import read_metrics
 
 POLL = 0.5  # seconds
 STOP = 120.0  # seconds that a pruned run gets to end by itself
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["trainer.stages"])
 
 
 class TrialError(RuntimeError):
@@ -34,13 +40,12 @@ def run_trial(trial: optuna.Trial, stage: str, config: Path, out: Path) -> float
         TrialError: the run failed, or never validated.
     """
     log = out.with_suffix(".log")
-    command = [sys.executable, "-m", "trainer", stage, "--config", str(config)]
     # Two runs that begin together would both compute the features of the same images
     starting = FileLock(out.parent / "starting.lock")
     starting.acquire()
     try:
-        with log.open("w", encoding="utf-8") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+        process = _context.Process(target=_train, args=(stage, str(config), str(log)))
+        process.start()
         try:
             return _watch(trial, process, out, starting, log)
         finally:
@@ -49,10 +54,22 @@ def run_trial(trial: optuna.Trial, stage: str, config: Path, out: Path) -> float
         starting.release(force=True)
 
 
-def _watch(trial: optuna.Trial, process: subprocess.Popen, out: Path, starting: FileLock, log: Path) -> float:
+def _train(stage: str, config: str, log: str) -> None:
+    """What the process does: the verb, with its output in `log`."""
+    from shared.runtime import tune_process
+    from trainer.cli import main
+
+    tune_process(keep_freed_memory=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.exit(main([stage, "--config", config]))
+
+
+def _watch(trial: optuna.Trial, process: BaseProcess, out: Path, starting: FileLock, log: Path) -> float:
     reported: dict[int, float] = {}
     while True:
-        ended = process.poll() is not None
+        ended = not process.is_alive()
         rows = read_metrics(out)
         if rows and starting.is_locked:
             starting.release()
@@ -65,23 +82,24 @@ def _watch(trial: optuna.Trial, process: subprocess.Popen, out: Path, starting: 
         if ended:
             break
         time.sleep(POLL)
-    if process.returncode != 0:
+    if process.exitcode != 0:
         raise TrialError(f"{log}: {_last_words(log)}")
     if not reported:
         raise TrialError(f"{log}: the run never validated: has its data a validation split?")
     return reported[max(reported)]
 
 
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.terminate()
-        try:
-            process.wait(STOP)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+def _end(process: BaseProcess) -> None:
+    process.terminate()  # the run finishes its step; nothing where it has ended
+    process.join(STOP)
+    if process.is_alive():
+        process.kill()
+        process.join()
 
 
 def _last_words(log: Path) -> str:
-    lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    try:
+        lines = [line for line in log.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    except FileNotFoundError:
+        lines = []
     return lines[-1][:300] if lines else "the run ended without a word"
