@@ -121,7 +121,7 @@ def photos(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "how"), zip(KNOWN, ("--offline", "HF_HUB_OFFLINE", "--offline"), strict=True)
+    ("dataset", "how"), list(zip(KNOWN, ("--offline", "HF_HUB_OFFLINE", "--offline"), strict=True))
 )
 def test_a_dataset_is_downloaded_once_and_then_works_without_the_hub(dataset, how, hub, prepare, photos):
     more = ["--images", photos] if dataset.endswith("Instruct-150K") else []
