@@ -20,7 +20,9 @@ class TextStream:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: tuple[str, ...] = ()) -> None:
         self.stopped = False
-        self._tokenizer = tokenizer
+        # What is below transformers' wrapper, which takes ten times as long for a few tokens.
+        self._tokenizer = getattr(tokenizer, "backend_tokenizer", None)
+        self._wrapper = tokenizer
         self._stop = stop
         self._ids: list[int] = []
         self._prefix = 0  # first token of the context that is decoded again with each new token
@@ -46,9 +48,10 @@ class TextStream:
         return rest
 
     def _decode(self, start: int, end: int) -> str:
-        return self._tokenizer.decode(
-            self._ids[start:end], skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        ids = self._ids[start:end]
+        if self._tokenizer is not None:
+            return self._tokenizer.decode(ids, skip_special_tokens=True)
+        return self._wrapper.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def _release(self, text: str) -> str:
         if self.stopped:

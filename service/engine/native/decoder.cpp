@@ -96,13 +96,11 @@ private:
         pool_.run(count, [&](int row, int) {
             const float* x = &hidden_[size_t(row) * width];
             float* y = &normed_[size_t(row) * width];
-            float mean = 0, squares = 0;
-            if (model_.layer_norm) {
-                for (int i = 0; i < width; ++i) mean += x[i];
-                mean /= width;
-            }
-            for (int i = 0; i < width; ++i) squares += (x[i] - mean) * (x[i] - mean);
-            const float inverse = 1.0f / std::sqrt(squares / width + model_.epsilon);
+            Floats total{}, squares{};  // in lanes, so that their order never depends on the row's address
+            for (int i = 0; i < width; i += LANES) total += load(x + i);
+            const float mean = model_.layer_norm ? sum(total) / width : 0.0f;
+            for (int i = 0; i < width; i += LANES) squares += (load(x + i) - mean) * (load(x + i) - mean);
+            const float inverse = 1.0f / std::sqrt(sum(squares) / width + model_.epsilon);
             for (int i = 0; i < width; ++i) y[i] = (x[i] - mean) * inverse * weight[i] + (bias ? bias[i] : 0.0f);
             pack_row(F{}, y, width, packed_, row);
         });

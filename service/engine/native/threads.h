@@ -33,13 +33,11 @@ public:
     template <class Function>
     void run(int tasks, const Function& function) {
         if (tasks <= 1 || workers_.empty()) {
-            for (int task = 0; task < tasks; ++task) function(task, 0);
+            for (int task = 0; task < tasks; ++task) call<Function>(&function, task, 0);
             return;
         }
         context_ = &function;
-        call_ = [](const void* context, int task, int thread) {
-            (*static_cast<const Function*>(context))(task, thread);
-        };
+        call_ = call<Function>;
         done_.store(0, std::memory_order_relaxed);
         drain(start(tasks), 0);
         for (int spins = 0; done_.load(std::memory_order_acquire) < tasks; ++spins) {
@@ -48,6 +46,13 @@ public:
     }
 
 private:
+    // Never inlined: two copies of a task, each optimised in its place, could round differently, and a row's numbers
+    // would depend on how many there are.
+    template <class Function>
+    [[gnu::noinline]] static void call(const void* function, int task, int thread) {
+        (*static_cast<const Function*>(function))(task, thread);
+    }
+
     // Phase, number of tasks and next task share one word: a task is taken only from the phase it belongs to.
     static constexpr int SPINS = 4000;
     static constexpr int BITS = 20;
