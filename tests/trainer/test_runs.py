@@ -148,3 +148,16 @@ def test_compiled_layers_learn_the_same(data, first, second, tmp_path):
         [row["loss"] for row in rows(tmp_path / name) if "loss" in row] for name in ("run", "plain")
     )
     assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def test_a_4_bit_run_with_8_bit_optimizer_and_checkpointing_goes_on_after_validations(data, first, tmp_path):
+    settings = COMMON | {
+        "data": data, "out": tmp_path / "run", "init": first / "final", "quantization": "nf4", "dtype": "bfloat16",
+        "optimizer": "adamw8bit", "gradient_checkpointing": True, "lora_dropout": 0.0, "learning_rate": 3e-3,
+    }  # fmt: skip
+    assert finetune(TrainConfig(**settings))
+    assert finetune(TrainConfig(**(settings | {"max_steps": 8, "resume": True})))
+    logged = [row for row in rows(tmp_path / "run") if "loss" in row]
+    assert [row["step"] for row in logged] == list(range(1, 9))
+    assert all(row["grad_norm"] > 0 for row in logged)
+    assert sum(row["loss"] for row in logged[-2:]) < 0.95 * sum(row["loss"] for row in logged[:2])
