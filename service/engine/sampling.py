@@ -1,18 +1,23 @@
 """Choosing the next token by a request's own penalties, temperature, nucleus and seed.
 
 Scores are processed in float32 on the CPU, in the order of transformers' logits processors: penalties,
-temperature, top-k, top-p. One uniform number a token, from a generator that belongs to the request alone,
-then picks the token, so what else is in the batch has no influence.
+temperature, top-k, top-p. The token is then the largest of score plus Gumbel noise, which draws from their softmax
+(Gumbel 1954; Maddison et al. 2014). The noise is a hash of seed, place and token, so what else is in the batch has no
+influence, and logits that differ in their last bits choose another token only where two are as good as equal.
 """
 
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from service.engine.interface import SamplingParams
+
+NEGLIGIBLE = 25.0
+"""Tokens that are less likely than the likeliest by more than this, in natural logarithms, are never drawn."""
 
 NUCLEUS_GUESS = 256
 """Tokens among which a nucleus is looked for before the whole vocabulary is sorted."""
@@ -35,7 +40,7 @@ class Sampler:
 
     def __init__(self, params: SamplingParams, seed: int, prompt_ids: Iterable[int] = ()) -> None:
         self._params = params
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed = seed
         self._answer: Counter[int] = Counter()
         self._penalised = bool(params.presence_penalty or params.frequency_penalty)
         repeats = params.repetition_penalty != 1
@@ -81,13 +86,12 @@ class Sampler:
         if params.top_k and params.top_k < scores.numel():
             scores, tokens = scores.topk(params.top_k)
         if params.top_p < 1:
-            probabilities, tokens = _nucleus(scores, tokens, params.top_p)
-        else:
-            probabilities = scores.softmax(0)
-        cumulative = probabilities.cumsum(0)
-        place = torch.rand((), generator=self._generator) * cumulative[-1]
-        choice = min(int(torch.searchsorted(cumulative, place, right=True)), len(cumulative) - 1)
-        return choice if tokens is None else int(tokens[choice])
+            scores, tokens = _nucleus(scores, tokens, params.top_p)
+        if tokens is None:
+            tokens = (scores > scores.max() - NEGLIGIBLE).nonzero()[:, 0]
+            scores = scores[tokens]
+        noise = _gumbel(self._seed, self._answer.total(), tokens.numpy())
+        return int(tokens[int(np.argmax(scores.numpy() + noise))])
 
     def _logprobs(self, logits: Tensor, token: int) -> tuple[float | None, tuple[tuple[int, float], ...]]:
         if (count := self._params.logprobs) is None:
@@ -104,7 +108,7 @@ def _nucleus(scores: Tensor, tokens: Tensor | None, top_p: float) -> tuple[Tenso
         scores: sorted if `tokens` are given, else over the whole vocabulary.
 
     Returns:
-        Their probabilities, not renormalised, and the tokens.
+        Their scores and the tokens.
     """
     total = scores.logsumexp(0)
     if tokens is None:
@@ -115,4 +119,20 @@ def _nucleus(scores: Tensor, tokens: Tensor | None, top_p: float) -> tuple[Tenso
     probabilities = (scores - total).exp()
     before = probabilities.cumsum(0) - probabilities
     count = max(1, int((before < top_p).sum()))
-    return probabilities[:count], tokens[:count]
+    return scores[:count], tokens[:count]
+
+
+def _gumbel(seed: int, place: int, tokens: np.ndarray) -> np.ndarray:
+    """Gumbel noise for each token, float64, the same for the same three."""
+    start = _mix(_mix(np.array([seed], dtype=np.uint64)) + np.uint64(place))
+    bits = _mix(start + tokens.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    uniform = ((bits >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+    return -np.log(-np.log(uniform))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """splitmix64 (Steele et al. 2014): every bit of a uint64 changes every bit of the result."""
+    x = x + np.uint64(0x9E3779B97F4A7C15)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
