@@ -4,8 +4,9 @@ One thread repeats: drop what was cancelled, admit what fits, then one pass over
 runs and a chunk of the prompts that wait (iteration-level scheduling, Yu et al. 2022, Orca; chunked prefill,
 Agrawal et al. 2023, Sarathi), and send the step's tokens to the event loop. The pass itself is a `Decoder`'s.
 
-Greedy answers equal those of one request alone up to float rounding: exactly the same tokens in float32, and
-almost always in bfloat16, where two nearly equal logits may change places with the batch.
+Greedy answers equal those of one request alone up to float rounding: exactly the same tokens in float32; in
+bfloat16 two nearly equal logits may change places with the batch where transformers computes, and not where the
+native decoder does, whose rows do not depend on each other.
 """
 
 import asyncio
