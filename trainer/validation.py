@@ -13,8 +13,8 @@ from torch import nn
 from shared.media import decode_image
 from shared.model import MultimodalModel
 from trainer.config import TrainConfig
-from trainer.data.features import FeatureCache
 from trainer.data.encoded import Dialogue
+from trainer.data.features import FeatureCache
 from trainer.data.loader import PackLoader
 from trainer.data.steps import BatchMaker
 from trainer.tracking import Tracker
