@@ -46,7 +46,8 @@ def test_phi2_fits_ten_gib(stage, tmp_path, capsys):
     settings = tmp_path / "run.toml"
     settings.write_text("\n".join(made["settings"]))
     TrainConfig.model_validate({"data": tmp_path, "out": tmp_path} | _toml(settings))
-    assert all(line in capsys.readouterr().out for line in made["settings"])
+    said = capsys.readouterr().out
+    assert all(line in said for line in made["settings"])
 
 
 def _toml(path):

@@ -22,7 +22,7 @@ POLL = 0.5  # seconds
 STOP = 120.0  # seconds that a pruned run gets to end by itself
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["trainer.stages"])
+_context.set_forkserver_preload(["trainer.stages", "torch.utils.tensorboard", "matplotlib.pyplot"])
 
 
 class TrialError(RuntimeError):
