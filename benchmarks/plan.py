@@ -85,7 +85,11 @@ def plan(name: str, rows: int, row_tokens: int) -> dict:
 
 def in_own_process(name: str, rows: int, row_tokens: int) -> dict:
     """`measure` in a fresh process that gives freed memory back."""
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    environment = os.environ | {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+    }
     environment["PYTHONPATH"] = os.pathsep.join(
         [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     )
