@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import distributed
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from shared.checkpoint import build_model
 from shared.config import load_preset
@@ -73,6 +73,9 @@ def main() -> None:
     for layer in objective.model.causal_lm.get_decoder().layers:
         fully_shard(layer)
     fully_shard(objective)
+    for module in objective.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)  # gloo sums where it is asked for a mean
     train(objective, Path(folder), int(steps), writes=distributed.get_rank() == 0)
     distributed.barrier()
     distributed.destroy_process_group()
