@@ -6,10 +6,12 @@ import random
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from service.engine.continuous import ContinuousEngine
 from service.engine.interface import GenerationRequest
 from service.engine.load_decoder import load_decoder
+from service.engine.sampling import Sampler
 from service.engine.sequential import SequentialEngine
 from service.engine.vision import ImageEncoder
 from shared.model import MultimodalModel
@@ -17,6 +19,8 @@ from tests.service.test_engine import collect, make_request, settled, started
 
 REQUESTS = int(os.environ.get("DIFFERENTIAL_REQUESTS", 60))
 """Each model and decoder gets as many; 300 takes some minutes."""
+ROUNDING = 1e-4
+"""What float32 may make of logits of about 10."""
 
 
 def random_request(model: MultimodalModel, rng: random.Random) -> GenerationRequest:
@@ -30,6 +34,27 @@ def random_request(model: MultimodalModel, rng: random.Random) -> GenerationRequ
         sampling["stop"] = (rng.choice("aeiou "),)
     words = rng.choice([1, rng.randint(2, 30), rng.randint(30, 200)])
     return make_request(model, rng, images=rng.choice([0, 0, 1, 1, 2, 3]), words=words, **sampling)
+
+
+@torch.inference_mode()
+def is_a_tie(
+    model: MultimodalModel, request: GenerationRequest, expected: list[int], actual: list[int]
+) -> bool:
+    """Whether the first token that differs is, but for float32's rounding, as good as the one expected."""
+    place = next(
+        (i for i, (one, other) in enumerate(zip(expected, actual, strict=False)) if one != other), None
+    )
+    if place is None:
+        return False
+    pixels = [image.pixel_values for image in request.images]
+    images = model.project(model.encode_images(torch.stack(pixels))) if pixels else None
+    embeds = model.embed(torch.tensor([[*request.input_ids, *expected[:place]]]), images)
+    *before, last = model.causal_lm(inputs_embeds=embeds).logits[0, len(request.input_ids) - 1 :]
+    sampler = Sampler(request.sampling, request.sampling.seed or 0, request.input_ids)
+    for logits in before:
+        sampler.choose(logits)
+    last[actual[place]] += ROUNDING
+    return sampler.choose(last).token_id == actual[place]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +93,12 @@ async def test_random_requests_equal_the_oracle(make_model: Callable, kind: str,
     arrivals = [rng.uniform(0, 2) for _ in requests]
     patience = [rng.uniform(0, 0.2) for _ in requests]
     async with started(engine):
-        assert await asyncio.gather(*(ask(index) for index in range(len(requests)))) == expected
+        answers = await asyncio.gather(*(ask(index) for index in range(len(requests))))
         await settled(engine)
         assert engine.stats().prefix_tokens <= 1600
+    different = [index for index in range(len(requests)) if answers[index] != expected[index]]
+    for index in different:
+        assert is_a_tie(model, requests[index], expected[index][0], answers[index][0]), requests[
+            index
+        ].sampling
+    assert len(different) <= len(requests) / 30, "so many ties cannot be"
