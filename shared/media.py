@@ -164,9 +164,11 @@ def fit_image(image: Image.Image, config: VisionConfig) -> Image.Image:
         return image.resize((size, size), Image.Resampling.BICUBIC)
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
-    image = image.resize((width, height), Image.Resampling.BICUBIC)
     left, top = (width - size) // 2, (height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+    across, down = image.width / width, image.height / height  # only what stays is computed
+    right, bottom = min((left + size) * across, image.width), min((top + size) * down, image.height)
+    box = (left * across, top * down, right, bottom)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
 # ---------------------------------------------------------------------------------------------- sound

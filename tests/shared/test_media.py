@@ -12,7 +12,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.media import SAMPLE_RATE, AudioLimits, ImageLimits, MediaError, decode_audio, decode_image
+from shared.config import VisionConfig
+from shared.media import (
+    SAMPLE_RATE,
+    AudioLimits,
+    ImageLimits,
+    MediaError,
+    decode_audio,
+    decode_image,
+    fit_image,
+)
 
 RED, BLUE = (255, 0, 0), (0, 0, 255)
 
@@ -104,6 +113,21 @@ def test_exif_orientation_is_applied_and_broken_exif_ignored(photo):
     upright = np.asarray(photo.transpose(Image.Transpose.ROTATE_270), int)
     assert np.abs(np.asarray(turned, int) - upright).mean() < 4
     assert decode_image(encoded(photo, "JPEG", exif=b"Exif\0\0not a TIFF block")).size == photo.size
+
+
+@pytest.mark.parametrize(
+    "size",
+    [(224, 224), (320, 240), (241, 613), (1000, 225), (7, 5), (1, 50), (3000, 61), (333, 224), (225, 226)],
+)
+def test_cropping_is_resizing_the_whole_and_cutting_out_the_middle(photo, size):
+    image = photo.resize(size)
+    scale = 224 / min(size)
+    whole = image.resize([max(224, round(side * scale)) for side in size], Image.Resampling.BICUBIC)
+    left, top = (whole.width - 224) // 2, (whole.height - 224) // 2
+    expected = np.asarray(whole.crop((left, top, left + 224, top + 224)), int)
+    fitted = fit_image(image, VisionConfig(source="any", image_size=224, fit="crop"))
+    difference = np.abs(np.asarray(fitted, int) - expected)
+    assert difference.max() <= 2 and (difference > 0).mean() < 0.01
 
 
 def test_target_size_decodes_smaller_but_large_enough(photo):
