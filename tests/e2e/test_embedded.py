@@ -26,6 +26,7 @@ def ask(client, prompt, *files, **fields):
 def test_the_readmes_questions_are_answered(service, repository):
     examples = repository / "docs" / "examples"
     picture = ("image", ("photographer.jpg", (examples / "photographer.jpg").read_bytes()))
+    assert ask(service.client, "What is the man holding?", picture)["text"] == "A camera."
     assert "camera" in ask(service.client, "What is in this picture?", picture)["text"].lower()
     audio = ("audio", ("question.wav", (examples / "question.wav").read_bytes()))
     spoken = service.client.post("/generate", files=[picture, audio]).json()
@@ -44,7 +45,7 @@ def test_captions_are_about_their_photographs(service, data_dir):
     with ThreadPoolExecutor(8) as pool:
         said = dict(zip([photo.file for photo in photos], pool.map(caption, photos), strict=True))
     scores = caption_scores(said, {photo.file: list(photo.captions) for photo in photos})
-    assert scores.corpus["CIDEr"] > 0.3  # 0.43 on all 1,000; blind, it is under 0.1
+    assert scores.corpus["CIDEr"] > 0.3  # 0.45 on all 1,000; blind, it is under 0.1
     assert scores.distinct > 0.6 * len(photos)
 
 
