@@ -1,6 +1,6 @@
 """Is `trainer plan` right about memory? Six configurations, planned and then run on this machine's CPU.
 
-    python benchmarks/plan.py [--out plan.json] [--rows 4] [--row-tokens 320]
+    python benchmarks/plan.py [--out plan.json] [--rows 4] [--row-tokens 320] [--only NAME ...]
 
 Each configuration runs two optimizer steps in a process of its own: the real model with its real weights, the real
 loss, the real optimizer. Measured is the growth of the process's resident memory, from before the model is loaded to
@@ -41,13 +41,14 @@ def main() -> int:
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--row-tokens", type=int, default=320)
     parser.add_argument("--out", type=Path, help="JSON with every part")
+    parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.measure:
         print(json.dumps(measure(args.measure, args.rows, args.row_tokens)))
         return 0
     rows, results = [], {}
-    for name in CONFIGURATIONS:
+    for name in args.only:
         planned = plan(name, args.rows, args.row_tokens)
         measured = in_own_process(name, args.rows, args.row_tokens)
         off = planned["peak"] / measured["peak"] - 1
@@ -135,6 +136,8 @@ def measure(name: str, rows: int, row_tokens: int) -> dict:
         rank, alpha, dropout = setup.lora
         targets = model.config.language.lora_targets
         model.language = attach_lora(model.language, targets, rank=rank, alpha=alpha, dropout=dropout)
+    for parameter in model.parameters():  # out of the mapped file, whose pages would count as well
+        parameter.data = parameter.data.clone()
     optimizer = _optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
     batch, objective = make_batch(model, setup), Objective(model).train()
     gc.collect()
