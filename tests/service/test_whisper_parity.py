@@ -1,6 +1,7 @@
 """The same recordings through other people's loops over the same model: plain WhisperX, and faster-whisper."""
 
 import re
+from collections.abc import Iterable
 from difflib import SequenceMatcher
 
 import jiwer
@@ -67,6 +68,18 @@ async def test_the_words_are_plain_whisperxs(transcriber, speech):
     assert jiwer.wer(references[:-1], ours[:-1]) <= 0.06
 
 
+def whole_words(parts: Iterable) -> list[tuple[str, float, float]]:
+    """Words with their times; faster-whisper has "cold" and "-hearted" apart."""
+    words: list[tuple[str, float, float]] = []
+    for part in parts:
+        if words and not part.word.startswith(" "):
+            word, start, _ = words.pop()
+            words.append((word + part.word, start, part.end))
+        else:
+            words.append((part.word.strip(), part.start, part.end))
+    return words
+
+
 async def test_word_times_are_faster_whispers(transcriber, speech):
     import faster_whisper
 
@@ -78,7 +91,7 @@ async def test_word_times_are_faster_whispers(transcriber, speech):
         heard = await transcriber.transcribe(audio, TranscriptionOptions(word_timestamps=True))
         assert heard.alignment == "whisper"
         segments, _ = model.transcribe(audio, language="en", beam_size=5, word_timestamps=True)
-        expected = [(word.word.strip(), word.start, word.end) for each in segments for word in each.words]
+        expected = whole_words(word for each in segments for word in each.words)
         found = [(word.word, word.start, word.end) for each in heard.segments for word in each.words]
         same = matching(found, expected)
         assert len(same) >= 0.8 * len(expected)
