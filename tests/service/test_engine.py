@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -30,6 +31,8 @@ WORDS = ["sea", "dog", "red", "on", "the", "a", "running", "child", "why", "two"
 @pytest.fixture(params=["native", "transformers"])
 def continuous(request: pytest.FixtureRequest) -> Callable[..., ContinuousEngine]:
     """Makes a continuous engine over each decoder."""
+    if request.param == "native" and shutil.which("c++") is None:
+        pytest.skip("no C++ compiler is installed (g++)")
 
     def make(model: MultimodalModel, **settings) -> ContinuousEngine:
         defaults = {

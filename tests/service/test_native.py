@@ -1,6 +1,7 @@
 """The C++ decoder against transformers: every architecture and format, in any cut of a prompt."""
 
 import logging
+import shutil
 
 import pytest
 import torch
@@ -21,6 +22,8 @@ from service.engine.decoder import Span
 from service.engine.load_decoder import DecoderUnavailable, load_decoder
 from service.engine.native.decoder import NativeDecoder
 from service.engine.native.weights import Format, Unsupported
+
+pytestmark = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler is installed (g++)")
 
 SIZES = {
     "hidden_size": 192,
