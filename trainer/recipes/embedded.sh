@@ -30,11 +30,13 @@ trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json"
     --data "$DATA/prepared" --out "$RUNS/pretrain" --resume
 [ -d "$RUNS/finetune/final" ] || trainer finetune --config trainer/recipes/embedded-finetune.toml \
     --data "$DATA/prepared" --init "$RUNS/pretrain/final" --out "$RUNS/finetune" --resume
-trainer evaluate --checkpoint "$RUNS/finetune/final" --captions "$FLICKR8K/captions_dev.tsv" \
+[ -d "$RUNS/continue/final" ] || trainer finetune --config trainer/recipes/embedded-continue.toml \
+    --data "$DATA/prepared" --init "$RUNS/finetune/final" --out "$RUNS/continue" --resume
+trainer evaluate --checkpoint "$RUNS/continue/final" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
     --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
 if [ "${PACKAGE:-}" = 1 ]; then
-    cp -r "$RUNS/finetune/final/." shared/presets/embedded/
+    cp -r "$RUNS/continue/final/." shared/presets/embedded/
 else
-    echo "trained: $RUNS/finetune/final; PACKAGE=1 puts it into shared/presets/embedded"
+    echo "trained: $RUNS/continue/final; PACKAGE=1 puts it into shared/presets/embedded"
 fi
