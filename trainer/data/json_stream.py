@@ -1,7 +1,7 @@
 """JSON and JSONL of any size, one value after the other: memory holds a block of text and one value.
 
-`json`'s own C scanner on a sliding block is three times as fast as ijson, the usual library for this
-(benchmarks/prepare.py), and says where a file is broken.
+`json`'s own C scanner on a sliding block: no slower than ijson with its C backend (benchmarks/prepare.py), and it
+says where a file is broken.
 """
 
 from __future__ import annotations
