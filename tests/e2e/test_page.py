@@ -32,6 +32,7 @@ class Page:
 
     def __init__(self, tab) -> None:
         self.tab = tab
+        self.awaited = 1
 
     @property
     def answers(self) -> list[str]:
@@ -51,12 +52,16 @@ class Page:
         self.tab.wait_for_selector("#audio [data-testid^='waveform'], #audio audio")
 
     def ask(self, question: str = "") -> None:
+        self.awaited = len(self.answers) + 1
         self.tab.fill("#question textarea", question)
         self.tab.click("#ask")
 
     def wait_for_the_end(self) -> None:
+        """Until the answer to the last `ask` stands there whole."""
         self.tab.wait_for_function(
-            "!document.querySelector('#ask').disabled && document.querySelector('#stop').disabled"
+            """awaited => document.querySelectorAll("#chat .bot.message").length >= awaited
+                && !document.querySelector("#ask").disabled && document.querySelector("#stop").disabled""",
+            arg=self.awaited,
         )
 
 

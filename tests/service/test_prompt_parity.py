@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from service.engine.interface import SamplingParams
-from service.pipeline import Question, prepare
+from service.pipeline import Media, Question, Turn, prepare
 from service.runtime import Runtime
 from service.settings import Settings, TranscriptionSettings
 from shared.prompt import IGNORE_INDEX
@@ -36,8 +36,8 @@ async def test_record_and_request_have_the_same_prompt(
     runtime.model = model
     png = io.BytesIO()
     photo.save(png, format="PNG")
-    images = [png.getvalue()] if with_image else []
-    prepared = await prepare(runtime, Question(question, images, None, SamplingParams(8)))
+    images = (Media(png.getvalue(), "image"),) if with_image else ()
+    prepared = await prepare(runtime, Question((Turn("user", question, images),), SamplingParams(8)))
 
     assert prepared.request.input_ids == dialogue.input_ids[:first_learned]
     assert prepared.image_tokens == (model.prompt.image_tokens if with_image else 0)
