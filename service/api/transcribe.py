@@ -121,8 +121,16 @@ _EXAMPLE = {
     "text": _TEXT,
     "language": "en",
     "duration": 3.3,
-    "alignment": None,
-    "segments": [{"id": 0, "start": 0.031, "end": 3.052, "text": _TEXT}],
+    "alignment": "whisper",
+    "segments": [
+        {
+            "id": 0,
+            "start": 0.031,
+            "end": 3.052,
+            "text": _TEXT,
+            "words": [{"word": "He", "start": 0.14, "end": 0.36, "probability": 0.97}],
+        }
+    ],
 }
 _STREAM_EXAMPLE = (
     'event: progress\ndata: {"seconds": 0.031, "duration": 3.3}\n\n'

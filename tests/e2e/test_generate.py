@@ -152,7 +152,7 @@ def test_silence_is_an_empty_transcript_beside_a_prompt_and_an_error_alone(servi
     error = response.json()["error"]
     assert error["code"] == "no_speech"
     assert "No speech was heard" in error["message"]
-    assert "no prompt was given" in error["message"]
+    assert "no text was given" in error["message"]
 
 
 def test_sixteen_at_once_answer_as_alone(service, photos):

@@ -14,7 +14,7 @@ CHROMIUM = next(
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
 FLAGS += ["--disable-background-networking", "--disable-component-update"]
 EXAMPLES = Path(__file__).parents[2] / "service" / "page" / "examples"
-PATIENCE = 120_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: install Debian's chromium")
 
@@ -137,7 +137,7 @@ def test_speech_is_heard_and_answered(page):
 
 
 def test_an_example_fills_the_fields(page):
-    page.tab.get_by_text("What is the capital of France?").first.click()
+    page.tab.get_by_text("No photograph").first.click()
     page.tab.wait_for_function(
         "document.querySelector('#question textarea').value == 'What is the capital of France?'"
     )
@@ -155,8 +155,7 @@ def test_errors_are_said_in_words(page, tmp_path: Path):
     page.tab.set_input_files("#image input[type=file]", broken)
     page.tab.wait_for_selector("#image img")
     page.ask("What is this?")
-    page.tab.wait_for_function("document.querySelectorAll('#chat .bot.message').length >= 1")
-    page.wait_for_the_end()
+    page.tab.wait_for_function("document.querySelector('#chat').innerText.includes('That did not work')")
     assert "That did not work" in page.answers[-1] and "image" in page.answers[-1]
     assert str(tmp_path) not in page.conversation
     assert page.tab.input_value("#question textarea") == "What is this?", "the question can be sent again"
@@ -171,7 +170,6 @@ def test_stop_frees_the_engine(page, service):
     page.tab.wait_for_function("document.querySelectorAll('#chat .bot.message').length == 1")
     page.tab.click("#stop")
     page.tab.wait_for_function("document.querySelector('#status').innerText.includes('Stopped')")
-    page.wait_for_the_end()
     service.until(lambda: service.metric("service_running") == 0)
     service.until(lambda: service.metric("service_requests_in_progress") == 0)
 
