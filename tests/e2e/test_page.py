@@ -155,7 +155,7 @@ def test_errors_are_said_in_words(page, tmp_path: Path):
     page.tab.set_input_files("#image input[type=file]", broken)
     page.tab.wait_for_selector("#image img")
     page.ask("What is this?")
-    page.tab.wait_for_function("document.querySelector('#chat').innerText.includes('That did not work')")
+    page.tab.wait_for_function("document.querySelector('#chat').innerText.includes('image')")
     assert "That did not work" in page.answers[-1] and "image" in page.answers[-1]
     assert str(tmp_path) not in page.conversation
     assert page.tab.input_value("#question textarea") == "What is this?", "the question can be sent again"
