@@ -146,10 +146,13 @@ def test_an_example_fills_the_fields(page):
     assert "Paris" in page.answers[-1]
 
 
-def test_errors_are_said_in_words(page, tmp_path: Path):
+def test_an_empty_question_is_said_in_words(page):
     page.ask("   ")
     page.wait_for_the_end()
     assert "Nothing was asked" in page.answers[-1]
+
+
+def test_a_broken_photograph_is_said_in_words(page, tmp_path: Path):
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"this is no photograph")
     page.tab.set_input_files("#image input[type=file]", broken)
