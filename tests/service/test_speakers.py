@@ -35,6 +35,12 @@ def test_a_word_between_turns_belongs_to_the_nearest():
     assert said(cut) == [("A", "Hm"), ("B", "Oh")]
 
 
+def test_a_long_turn_around_short_ones():
+    turns = [(0.0, 9.0, "A"), (1.0, 1.2, "B"), (2.0, 4.0, "C"), (20.0, 21.0, "B")]
+    cut = with_speakers([segment("One", 1.1), segment("Two", 5.0), segment("Three", 12.0)], turns, "en")
+    assert said(cut) == [("A", "One"), ("A", "Two"), ("A", "Three")]
+
+
 def test_without_turns_nobody_is_named():
     segments = [segment("Hello there.")]
     assert with_speakers(segments, (), "en") == segments
