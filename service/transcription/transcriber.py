@@ -96,7 +96,7 @@ class Transcriber:
         self._trouble = None
         try:
             await self._begin_shift()
-        except (WorkerDied, TimeoutError) as error:
+        except (WorkerDied, OSError) as error:  # TimeoutError, and no memory or files for a process
             self._thread.shutdown(wait=False)
             self._trouble = "its model could not be loaded"
             raise TranscriptionUnavailable(
@@ -214,7 +214,7 @@ class Transcriber:
                     self._stats.restarts += 1
             try:
                 await self._begin_shift()
-            except (WorkerDied, TimeoutError) as error:
+            except (WorkerDied, OSError) as error:  # TimeoutError, and no memory or files for a process
                 logger.error("the speech worker does not start, again in %.0f s: %s", pause, _reason(error))
                 self._meant, self._trouble = False, "its worker does not start"
                 self._fail_waiting()
