@@ -4,7 +4,7 @@ WhisperX (Bain et al. 2023, https://arxiv.org/abs/2303.00747) scores a whole rec
 segmentation model, then cuts it at pauses and packs the speech into pieces that Whisper takes. Its code does
 each step over the whole recording. Here the same steps run window by window, so that text comes while hours
 of sound are still to be heard, and windows of several recordings share a batch. The pieces are the same;
-tests/service/test_speech.py compares them.
+tests/service/test_speech_pieces.py compares them.
 """
 
 from collections import deque
