@@ -183,12 +183,11 @@ class ContinuousEngine:
     def _place(self, sequence: Sequence) -> None:
         try:
             sequence.memory = self._decoder.allocate(sequence.request.total_tokens)
+            self._active.append(sequence)
+            self._reuse_prefix(sequence)
         except Exception:
             logger.exception("no memory could be allocated for one request")
             self._give_up(sequence)
-            return
-        self._active.append(sequence)
-        self._reuse_prefix(sequence)
 
     def _reuse_prefix(self, sequence: Sequence) -> None:
         """Loads what is known of the prompt, but for its last token, whose logits are needed."""
@@ -201,8 +200,14 @@ class ContinuousEngine:
             sequence.generation.cached_tokens = tokens
 
     def _keep_prefix(self, sequence: Sequence, hashes: list[bytes]) -> None:
-        if self._prefixes.wants(hashes):
-            self._prefixes.add(hashes, self._decoder.save(sequence.memory, len(hashes) * BLOCK))
+        if not self._prefixes.wants(hashes):
+            return
+        try:
+            saved = self._decoder.save(sequence.memory, len(hashes) * BLOCK)
+        except Exception:  # most likely no memory; no answer depends on it
+            logger.exception("a prefix could not be kept")
+            return
+        self._prefixes.add(hashes, saved)
 
     # -------------------------------------------------------------------------------------- computation
 

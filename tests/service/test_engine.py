@@ -306,3 +306,22 @@ async def test_prefixes_kept_stay_within_their_budget(make_model: Callable, cont
             assert (await collect(generation))[0] == oracle(model, request)
             assert engine.stats().prefix_tokens <= 200
     assert generation.cached_tokens > 0
+
+
+async def test_no_memory_for_prefixes_harms_only_whom_it_must(make_model: Callable, continuous: Callable):
+    model, rng = make_model("llama"), random.Random(14)
+    requests = [make_request(model, rng, words=40, max_new_tokens=8) for _ in range(4)]
+    expected = [oracle(model, request) for request in requests]
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    engine = continuous(model)
+    async with started(engine):
+        assert (await collect(engine.submit(requests[0])))[0] == expected[0]
+        engine._decoder.save = engine._decoder.load = fail
+        tasks = [collect(engine.submit(request)) for request in (requests[1], requests[0], *requests[2:])]
+        one, known, *others = await asyncio.gather(*tasks, return_exceptions=True)
+        assert isinstance(known, EngineError), "what was kept for it could not be loaded"
+        assert [tokens for tokens, *_ in (one, *others)] == expected[1:]
+        await settled(engine)
