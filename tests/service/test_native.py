@@ -147,6 +147,8 @@ def test_what_is_saved_is_what_was_computed():
     assert torch.allclose(native.forward(prompt[32:], [Span(second, 32, 28, True)]), whole, atol=1e-5)
     with pytest.raises(ValueError, match="81 tokens do not fit into memory for 80"):
         native.forward(prompt[:1], [Span(second, 80, 1, True)])
+    with pytest.raises(ValueError, match="201 tokens do not fit into memory for 200"):
+        native.forward(prompt[:1], [Span(native.allocate(201), 200, 1, True)])
     native.close()
 
 
@@ -160,16 +162,38 @@ def test_models_that_it_does_not_compute_are_refused_by_name():
         decoder(PhiForCausalLM(PhiConfig(**sizes, qk_layernorm=True)), "float32")
 
 
+LIMITS = {"max_rows": 32, "max_positions": 64, "max_sequences": 2, "max_tokens": 128}
+
+
 def test_without_a_compiler_transformers_computes(make_model, tmp_path, monkeypatch, caplog):
     model = make_model("llama")
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("MULTIMODAL_CACHE", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    limits = {"max_rows": 32, "max_positions": 64, "max_sequences": 2, "max_tokens": 128}
     with caplog.at_level(logging.WARNING):
-        load_decoder(model, **limits).close()
+        load_decoder(model, **LIMITS).close()
     assert "install one (Debian, Ubuntu: g++)" in caplog.text
     with pytest.raises(DecoderUnavailable, match="no C\\+\\+ compiler"):
-        load_decoder(model, kind="native", **limits)
+        load_decoder(model, kind="native", **LIMITS)
     with pytest.raises(DecoderUnavailable, match="no C\\+\\+ compiler"):
-        load_decoder(model, quantize="int8", **limits)
+        load_decoder(model, quantize="int8", **LIMITS)
+
+
+def test_a_compiler_that_fails_and_a_cache_that_cannot_be_written(make_model, tmp_path, monkeypatch, caplog):
+    model = make_model("llama")
+    broken = tmp_path / "c++"
+    broken.write_text(
+        "#!/bin/sh\necho 'In file included from x:' >&2; echo 'x:1: error: no such' >&2; exit 1\n"
+    )
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("MULTIMODAL_CACHE", str(tmp_path / "cache"))
+    load_decoder(model, **LIMITS).close()
+    assert not list((tmp_path / "cache" / "native").iterdir()), "nothing half made is left"
+    monkeypatch.setenv("MULTIMODAL_CACHE", str(broken))  # no folder can be made below a file
+    load_decoder(model, **LIMITS).close()
+    failed, unwritable = (
+        record.getMessage() for record in caplog.records if record.levelno == logging.WARNING
+    )
+    assert failed == f"using transformers, which is slower on a CPU: {broken} failed: x:1: error: no such"
+    assert "cannot be written" in unwritable and "\n" not in unwritable

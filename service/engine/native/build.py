@@ -31,7 +31,12 @@ def load_library() -> ctypes.CDLL:
     if not path.exists():
         if compiler is None:
             raise BuildError("no C++ compiler was found; install one (Debian, Ubuntu: g++)")
-        _compile(compiler, path)
+        try:
+            _compile(compiler, path)
+        except OSError as error:
+            raise BuildError(
+                f"{path.parent} cannot be written ({error}); let MULTIMODAL_CACHE name a folder that can"
+            ) from error
     try:
         return ctypes.CDLL(str(path))
     except OSError as error:
@@ -64,7 +69,13 @@ def _compile(compiler: str, path: Path) -> None:
             try:
                 subprocess.run(command, check=True, capture_output=True, text=True, timeout=600)
             except subprocess.CalledProcessError as error:
-                raise BuildError(f"{compiler} failed: {error.stderr.strip()[-500:]}") from error
+                raise BuildError(f"{compiler} failed: {_complaint(error.stderr)}") from error
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise BuildError(f"{compiler} failed: {error}") from error
         os.replace(linked, path)
+
+
+def _complaint(stderr: str) -> str:
+    """The line that says what is wrong: the log has room for one."""
+    lines = stderr.strip().splitlines() or ["it said nothing"]
+    return next((line for line in lines if "error" in line), lines[-1]).strip()[:300]

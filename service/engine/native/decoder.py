@@ -74,6 +74,7 @@ class NativeDecoder:
         self._memory_dtype = torch.float32 if format == "float32" else torch.bfloat16
         self._capacity = 0
         self.max_rows = max_rows
+        self._max_positions = max_positions
         self._rows = (Row * max_rows)()
         self._decoder = ctypes.c_void_p(
             self._library.decoder_new(ctypes.byref(struct), max_rows, max_positions, threads)
@@ -115,8 +116,8 @@ class NativeDecoder:
         for span in spans:
             memory = span.memory
             keys, values, capacity = memory.keys.data_ptr(), memory.values.data_ptr(), memory.capacity
-            if span.start + span.count > capacity:
-                raise ValueError(f"{span.start + span.count} tokens do not fit into memory for {capacity}")
+            if span.start + span.count > (limit := min(capacity, self._max_positions)):
+                raise ValueError(f"{span.start + span.count} tokens do not fit into memory for {limit}")
             for position in range(span.start, span.start + span.count):
                 self._rows[index] = Row(keys, values, position, capacity)
                 index += 1

@@ -18,14 +18,15 @@ inline void relax() { std::this_thread::yield(); }
 class ThreadPool {
 public:
     explicit ThreadPool(int threads) {
-        for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
+        try {
+            for (int index = 1; index < threads; ++index) workers_.emplace_back([this, index] { work(index); });
+        } catch (...) {  // no destructor runs, and a thread that is not joined ends the process
+            stop();
+            throw;
+        }
     }
 
-    ~ThreadPool() {
-        stopping_ = true;
-        start(0);
-        for (auto& worker : workers_) worker.join();
-    }
+    ~ThreadPool() { stop(); }
 
     int size() const { return int(workers_.size()) + 1; }
 
@@ -58,6 +59,12 @@ private:
     static constexpr int BITS = 20;
     static constexpr uint64_t MASK = (uint64_t(1) << BITS) - 1;
     static constexpr uint64_t PHASES = ~uint64_t(0) >> (2 * BITS);
+
+    void stop() {
+        stopping_ = true;
+        start(0);
+        for (auto& worker : workers_) worker.join();
+    }
 
     uint64_t start(int tasks) {
         const uint64_t phase = ((state_.load(std::memory_order_relaxed) >> (2 * BITS)) + 1) & PHASES;
