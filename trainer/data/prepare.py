@@ -26,7 +26,7 @@ from trainer.data.image_sources import ImageSources
 from trainer.data.prepared import INDEX
 from trainer.data.report import Report
 from trainer.data.scan import scan_records
-from trainer.data.shards import Rows
+from trainer.data.shards import count_rows, read_column
 from trainer.data.split import write_splits
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def prepare(config: PrepareConfig) -> Report:
     image_files = ImageSources(sources.images)
     records = staging / "records.arrow"
     report = _scan(config, sources, records)
-    names = Rows([records]).column("image").drop_null().unique()
+    names = read_column([records], "image").drop_null().unique()
     vision = load_preset(config.preset).vision
     images = write_image_shards(names, image_files, vision, config.workers, config.out)
     try:
@@ -137,14 +137,15 @@ def _refuse_drops(config: PrepareConfig, report: Report) -> None:
 def _forget_failures(shards: list[Path]) -> None:
     """So that the next run looks at the images that could not be used again."""
     for path in shards:
-        if Rows([path]).column("error").null_count < len(Rows([path])):
+        errors = read_column([path], "error")
+        if errors.null_count < len(errors):
             path.unlink()
 
 
 def _describe(path: Path) -> dict:
     return {
         "file": path.name,
-        "rows": len(Rows([path])),
+        "rows": count_rows(path),
         "bytes": path.stat().st_size,
         "sha256": _sha256(path),
     }

@@ -13,7 +13,7 @@ from trainer.data.records import Record, RecordError, parse_record
 from trainer.data.report import Report
 from trainer.data.shards import RECORDS, new_shard
 
-BATCH = 1024
+BATCH = 256
 
 
 def scan_records(files: list[Path], format: Format, max_answer_chars: int, target: Path) -> Report:

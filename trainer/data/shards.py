@@ -34,12 +34,35 @@ def new_shard(path: Path, schema: pa.Schema) -> Iterator[pa.RecordBatchWriter]:
     scratch.replace(path)
 
 
-def read_batches(path: Path) -> Iterator[pa.RecordBatch]:
-    """The batches of a shard one after the other, none of them kept."""
+def read_batches(path: Path, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The batches of a shard one after the other, of all columns or only of `columns`; none of them kept.
+
+    Read, not mapped: a page looked at in a mapping of gigabytes counts as memory of the process until it ends.
+    """
     with pa.OSFile(str(path)) as file:
         reader = pa.ipc.open_file(file)
+        if columns:
+            fields = [reader.schema.get_field_index(name) for name in columns]
+            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(included_fields=fields))
         for index in range(reader.num_record_batches):
             yield reader.get_batch(index)
+
+
+def count_rows(path: Path) -> int:
+    """Rows of a shard."""
+    with pa.OSFile(str(path)) as file:
+        first = pa.ipc.open_file(file).schema.names[0]
+    return sum(batch.num_rows for batch in read_batches(path, [first]))
+
+
+def read_column(paths: list[Path], name: str) -> pa.ChunkedArray:
+    """One column of all rows of the shards, copied: what a batch was read into goes when its rows go."""
+    arrays = [_copy(batch[name]) for path in paths for batch in read_batches(path, [name])]
+    return pa.chunked_array(arrays, None if arrays else pa.string())
+
+
+def _copy(array: pa.Array) -> pa.Array:
+    return pa.concat_arrays([array, array.slice(0, 0)])
 
 
 class Rows:
@@ -50,6 +73,7 @@ class Rows:
     """
 
     def __init__(self, paths: list[Path]):
+        self.paths = paths
         self.batches: list[pa.RecordBatch] = []
         for path in paths:
             try:
@@ -83,5 +107,4 @@ class Rows:
 
     def column(self, name: str) -> pa.ChunkedArray:
         """One column of all rows; the others are not touched."""
-        arrays = [batch.column(name) for batch in self.batches]
-        return pa.chunked_array(arrays, None if arrays else pa.string())
+        return read_column(self.paths, name)

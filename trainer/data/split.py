@@ -11,10 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from trainer.data.report import Report
-from trainer.data.shards import RECORDS, Rows, new_shard, read_batches, shard_name
+from trainer.data.shards import RECORDS, new_shard, read_batches, read_column, shard_name
 
 SHARD = 65_536  # records
-BATCH = 1024
+BATCH = 256
 
 
 def write_splits(
@@ -27,12 +27,10 @@ def write_splits(
     Raises:
         ValueError: no record is left.
     """
-    image_rows = Rows(images)
-    names, errors = image_rows.column("name"), image_rows.column("error").combine_chunks()
+    names, errors = read_column(images, "name"), read_column(images, "error").combine_chunks()
     usable = pc.filter(names, errors.is_null())
-    columns = Rows([records])
-    held_out = _held_out(columns, usable, validation, seed)
-    rows = pc.index_in(columns.column("image"), value_set=names, skip_nulls=True)
+    held_out = _held_out(records, usable, validation, seed)
+    rows = pc.index_in(read_column([records], "image"), value_set=names, skip_nulls=True)
     reasons = pc.take(errors, rows.combine_chunks())  # null where the image is usable, or there is none
     writers = {"train": _Writer("train", folder), "val": _Writer("val", folder)}
     start = 0
@@ -60,11 +58,13 @@ def _groups(batch: pa.RecordBatch) -> pa.Array:
     return pc.coalesce(batch["image"], text)
 
 
-def _held_out(records: Rows, usable: pa.ChunkedArray, share: float, seed: int) -> pa.Array:
-    texts = [_groups(batch).filter(batch["image"].is_null()) for batch in records.batches]
-    groups = sorted({*usable.to_pylist(), *pa.chunked_array(texts, pa.string()).unique().to_pylist()})
-    random.Random(seed).shuffle(groups)
-    return pa.array(groups[: round(len(groups) * share)], pa.string())
+def _held_out(records: Path, usable: pa.ChunkedArray, share: float, seed: int) -> pa.Array:
+    batches = read_batches(records, ["id", "image"])
+    texts = [_groups(batch.filter(batch["image"].is_null())) for batch in batches]
+    groups = pa.chunked_array([*usable.chunks, *texts], pa.string()).unique().sort()
+    order = list(range(len(groups)))
+    random.Random(seed).shuffle(order)
+    return groups.take(pa.array(order[: round(len(groups) * share)], pa.int64()))
 
 
 class _Writer:
