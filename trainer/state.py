@@ -13,11 +13,10 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from shared.checkpoint import (
     CheckpointError,
@@ -30,9 +29,6 @@ from shared.checkpoint import (
 from shared.model import MultimodalModel
 from shared.sharding import shard_like, whole_tensor
 from trainer.config import TrainConfig
-
-if TYPE_CHECKING:
-    from deepspeed import DeepSpeedEngine
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +62,7 @@ def save_state(
     config: TrainConfig,
     *,
     writes: bool = True,
-    engine: DeepSpeedEngine | None = None,
+    engine: nn.Module | None = None,
 ) -> None:
     """Write `folder/step-N`. Every process takes part; the one that `writes` has all of it in memory.
 
@@ -109,7 +105,7 @@ def restore_state(
     fingerprint: str,
     config: TrainConfig,
     *,
-    engine: DeepSpeedEngine | None = None,
+    engine: nn.Module | None = None,
 ) -> Position:
     """Put a verified checkpoint back into `model` and `optimizer`. Other settings are named in the log.
 

@@ -70,20 +70,23 @@ def _watch(trial: optuna.Trial, process: BaseProcess, out: Path, starting: FileL
     reported: dict[int, float] = {}
     while True:
         ended = not process.is_alive()
+        if ended and process.exitcode != 0:
+            raise TrialError(f"{log}: {_last_words(log)}")
         rows = read_metrics(out)
         if rows and starting.is_locked:
             starting.release()
-        for row in rows:
-            if "val_loss" in row and row["step"] not in reported:
-                reported[row["step"]] = row["val_loss"]
-                trial.report(row["val_loss"], row["step"])
-                if not ended and trial.should_prune():
-                    raise optuna.TrialPruned(f"validation loss {row['val_loss']:.4f} at step {row['step']}")
+        losses = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
+        for step, loss in losses.items():
+            if step in reported:
+                continue
+            reported[step] = loss
+            trial.report(loss, step)
+            # Also of a run that was faster than this look at it; only a whole run's last loss is its result
+            if trial.should_prune() and not (ended and step == max(losses)):
+                raise optuna.TrialPruned(f"validation loss {loss:.4f} at step {step}")
         if ended:
             break
         time.sleep(POLL)
-    if process.exitcode != 0:
-        raise TrialError(f"{log}: {_last_words(log)}")
     if not reported:
         raise TrialError(f"{log}: the run never validated: has its data a validation split?")
     return reported[max(reported)]
