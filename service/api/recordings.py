@@ -1,13 +1,13 @@
-"""What the routes for speech share: reading the recording, and the answer in each format."""
+"""What the routes for speech share: fields, reading the recording, and the answer in each format."""
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from fastapi import Request, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from service.api.dependencies import while_connected
 from service.api.forms import read_form
@@ -22,6 +22,33 @@ Fields = TypeVar("Fields", bound=BaseModel)
 FILE_KINDS = (
     "WAV, AIFF, FLAC, MP3, AAC, Ogg (Opus, Vorbis), M4A, or a video's sound (MP4, MOV, WebM, Matroska)"
 )
+
+
+def _empty_is_left_out(language: Any) -> Any:
+    return language.strip().lower() or None if isinstance(language, str) else language
+
+
+Language = Annotated[
+    Annotated[str, StringConstraints(pattern="^[a-z]{2,3}$")] | None,
+    BeforeValidator(_empty_is_left_out),
+    Field(
+        description="Language spoken, a code of two or three letters; else the operator's, or detected.",
+        examples=["en"],
+    ),
+]
+
+
+class SpeechFields(BaseModel):
+    """How Whisper decodes: the text fields that every route for speech takes."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    prompt: str = Field(
+        "", description="Text that could stand before the speech, for the spelling of names and for style."
+    )
+    temperature: float = Field(
+        0.0, ge=0, le=1, allow_inf_nan=False, description="0 searches for the likeliest text; more samples."
+    )
 
 
 async def read_recording(

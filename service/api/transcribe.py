@@ -6,12 +6,14 @@ from contextlib import AsyncExitStack, aclosing
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field
 
 from service.api.dependencies import RuntimeDependency, deadline
 from service.api.forms import form_schema
 from service.api.recordings import (
     FILE_KINDS,
+    Language,
+    SpeechFields,
     heard_at_all,
     read_recording,
     text_examples,
@@ -35,25 +37,12 @@ from service.transcription.transcript import Alignment, Task
 from shared.media import SAMPLE_RATE
 
 
-class TranscribeFields(BaseModel):
+class TranscribeFields(SpeechFields):
     """The text fields of POST /transcribe."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    language: str | None = Field(
-        None,
-        pattern="^[a-z]{2,3}$",
-        description="Language spoken, a code of two or three letters; else the operator's, or detected.",
-        examples=["en"],
-    )
+    language: Language = None
     task: Task = Field(
         "transcribe", description="`translate` writes English whatever is spoken; a multilingual Whisper can."
-    )
-    prompt: str = Field(
-        "", description="Text that could stand before the speech, for the spelling of names and for style."
-    )
-    temperature: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="0 searches for the likeliest text; more samples."
     )
     word_timestamps: bool = Field(
         False,
@@ -68,11 +57,6 @@ class TranscribeFields(BaseModel):
     stream: bool = Field(
         False, description="Answer with server-sent events: `segment`, `progress`, then `done` with the json."
     )
-
-    @field_validator("language", mode="before")
-    @classmethod
-    def _empty_is_left_out(cls, language: str | None) -> str | None:
-        return language.strip().lower() or None if isinstance(language, str) else language
 
     def options(self) -> TranscriptionOptions:
         return TranscriptionOptions(

@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, Field
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from service.api.dependencies import RuntimeDependency, deadline
 from service.api.forms import form_schema
 from service.api.recordings import (
     FILE_KINDS,
+    Language,
+    SpeechFields,
     heard_at_all,
     read_recording,
     text_examples,
@@ -32,16 +34,8 @@ from service.transcription.formats import to_verbose_json, wants_words
 from service.transcription.transcript import space_between
 
 
-class _AudioFields(BaseModel):
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
-
+class _AudioFields(SpeechFields):
     model: str = Field(description="`whisper-1`, whichever Whisper is loaded.", examples=[SPEECH_MODEL])
-    prompt: str = Field(
-        "", description="Text that could stand before the speech, for the spelling of names and for style."
-    )
-    temperature: float = Field(
-        0.0, ge=0, le=1, allow_inf_nan=False, description="0 searches for the likeliest text; more samples."
-    )
 
 
 class TranslationFields(_AudioFields):
@@ -63,12 +57,7 @@ class TranslationFields(_AudioFields):
 class TranscriptionFields(_AudioFields):
     """The text fields of POST /v1/audio/transcriptions."""
 
-    language: str | None = Field(
-        None,
-        pattern="^[a-z]{2,3}$",
-        description="Language spoken, a code of two or three letters; else the operator's, or detected.",
-        examples=["en"],
-    )
+    language: Language = None
     response_format: Literal["json", "text", "srt", "verbose_json", "vtt", "diarized_json"] = Field(
         "json",
         description="Form of the answer. `diarized_json` says who speaks; it needs the operator's diarisation "
@@ -83,11 +72,6 @@ class TranscriptionFields(_AudioFields):
     chunking_strategy: Literal["auto"] | None = Field(
         None, description="Recordings are always cut at pauses, so `auto` changes nothing."
     )
-
-    @field_validator("language", mode="before")
-    @classmethod
-    def _empty_is_left_out(cls, language: str | None) -> str | None:
-        return language.strip().lower() or None if isinstance(language, str) else language
 
     @property
     def words(self) -> bool:
