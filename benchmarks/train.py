@@ -1,6 +1,6 @@
 """This trainer beside Hugging Face Trainer + PEFT as a user would write it: the same model, data and steps.
 
-    python benchmarks/train.py --data PREPARED [--preset embedded] [--steps 20] [--rounds 2] [--out train.json]
+    python -m benchmarks.train --data PREPARED [--preset embedded] [--steps 20] [--rounds 2] [--out train.json]
 
 Both stages. Both sides take the same dialogues in the same steps, start from the same weights, and follow the same
 learning rate, so their losses must agree step by step; each runs in a process of its own, in turns. The other side
@@ -49,7 +49,7 @@ def main() -> int:
     args = parser.parse_args()
     if args.worker:
         side, stage, folder = args.worker
-        measured = {"ours": train_here, "theirs": train_with_hugging_face}[side](args, stage, Path(folder))
+        measured = {"ours": train_here, "theirs": train_plainly}[side](args, stage, Path(folder))
         (Path(folder) / f"{side}.json").write_text(json.dumps(measured))
         return 0
     agree, results = True, {}
@@ -75,7 +75,7 @@ def main() -> int:
 
 def in_own_process(args, side: str, stage: str, folder: Path, init: Path | None) -> dict:
     command = [
-        sys.executable, __file__, "--worker", side, stage, str(folder), "--data", str(args.data),
+        sys.executable, "-m", "benchmarks.train", "--worker", side, stage, str(folder), "--data", str(args.data),
         "--preset", args.preset, "--steps", str(args.steps), "--dtype", args.dtype,
     ]  # fmt: skip
     if init is not None and stage == "finetune":
@@ -247,27 +247,20 @@ def dialogues_of(args, stage: str):
 # ------------------------------------------------------------------------------------- the other side
 
 
-def train_with_hugging_face(args, stage: str, folder: Path) -> dict:
-    """transformers.Trainer over tower, projector and language model, with PEFT in stage 2."""
+def train_plainly(args, stage: str, folder: Path) -> dict:
+    """`benchmarks.plain_trainer` over the same weights, dialogues and steps."""
     import torch
-    from torch import nn
-    from torch.optim.lr_scheduler import LambdaLR
-    from torch.utils.data import DataLoader, Dataset
-    from transformers import Trainer, TrainerCallback, TrainingArguments
 
+    from benchmarks.plain_trainer import train
     from shared.checkpoint import build_model, load_projector, read_config
     from shared.config import load_preset
     from shared.language import attach_lora
-    from shared.media import decode_image
-    from shared.prompt import IGNORE_INDEX, IMAGE_TOKEN_ID
     from trainer.data.prepared import PreparedData
-    from trainer.schedule import learning_rate_factor
 
-    config = settings(args, stage, folder)
+    config = settings(args, stage, folder / "run")
     torch.manual_seed(config.seed)
-    model = build_model(
-        read_config(args.init) if stage == "finetune" else load_preset(args.preset), dtype=args.dtype
-    )
+    source = read_config(args.init) if stage == "finetune" else load_preset(args.preset)
+    model = build_model(source, dtype=args.dtype)
     if stage == "finetune":
         load_projector(model, args.init)
         model.language = attach_lora(
@@ -275,94 +268,14 @@ def train_with_hugging_face(args, stage: str, folder: Path) -> dict:
             dropout=config.lora_dropout,
         )  # fmt: skip
     steps = dealt_steps(args, stage)
-    dialogues, images = dialogues_of(args, stage).dialogues, PreparedData(args.data).images
-    pad = model.tokenizer.pad_token_id
-
-    class Dialogues(Dataset):
-        """input_ids, labels, and pixels where there is an image."""
-
-        def __len__(self):
-            return len(dialogues)
-
-        def __getitem__(self, index):
-            dialogue = dialogues[index]
-            encoded = dialogue.encoded
-            item = {"input_ids": torch.tensor(encoded.input_ids), "labels": torch.tensor(encoded.labels)}
-            if dialogue.image:
-                image = decode_image(images.read(dialogue.image))
-                item["pixel_values"] = model.preprocess([image])[0]
-            return item
-
-    def collate(items):
-        def padded(name, value):
-            return nn.utils.rnn.pad_sequence([item[name] for item in items], True, value)
-
-        batch = {
-            "input_ids": padded("input_ids", pad),
-            "labels": padded("labels", IGNORE_INDEX),
-            "attention_mask": nn.utils.rnn.pad_sequence(
-                [torch.ones(len(i["input_ids"])) for i in items], True
-            ),
-        }
-        pixels = [item["pixel_values"] for item in items if "pixel_values" in item]
-        return batch | ({"pixel_values": torch.stack(pixels)} if pixels else {})
-
-    class SeeingModel(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.vision, self.projector, self.language = model.vision, model.projector, model.language
-
-        def forward(self, input_ids, attention_mask, labels, pixel_values=None, **kwargs):
-            slots = input_ids == IMAGE_TOKEN_ID
-            embeds = self.language.get_input_embeddings()(input_ids.masked_fill(slots, pad))
-            if pixel_values is not None:
-                image_embeds = self.projector(self.vision(pixel_values)).flatten(0, 1)
-                embeds = embeds.masked_scatter(slots[..., None], image_embeds.to(embeds.dtype))
-            return self.language(
-                inputs_embeds=embeds, attention_mask=attention_mask.long(), labels=labels, **kwargs
-            )
-
-    losses, times, tokens = [], [], []
-
-    class Record(TrainerCallback):
-        def on_log(self, arguments, state, control, logs=None, **kwargs):
-            if "loss" in logs:
-                losses.append(logs["loss"])
-                times.append(time.perf_counter())
-
-    class SameSteps(Trainer):
-        def get_train_dataloader(self):
-            return DataLoader(
-                Dialogues(), batch_sampler=[step.dialogues for step in steps], collate_fn=collate
-            )
-
-        def compute_loss(self, model, inputs, **kwargs):
-            tokens.append(inputs["input_ids"].numel())
-            return super().compute_loss(model, inputs, **kwargs)
-
-    seeing = SeeingModel()
-    optimizer = torch.optim.AdamW(
-        [p for p in seeing.parameters() if p.requires_grad], lr=config.learning_rate, weight_decay=0.0
-    )
-    warmup = round(config.warmup_ratio * args.steps)
-    schedule = LambdaLR(
-        optimizer,
-        lambda step: learning_rate_factor(step, args.steps, warmup=warmup, min_ratio=config.min_lr_ratio),
-    )
-    arguments = TrainingArguments(
-        output_dir=str(folder / "run"), max_steps=args.steps, per_device_train_batch_size=1, logging_steps=1,
-        logging_first_step=True, save_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
-        bf16=model.dtype == torch.bfloat16, max_grad_norm=config.max_grad_norm, logging_nan_inf_filter=False,
-        remove_unused_columns=False, seed=config.seed,
+    run = train(
+        model, config, dialogues_of(args, stage).dialogues, PreparedData(args.data).images,
+        [step.dialogues for step in steps],
     )  # fmt: skip
-    SameSteps(
-        seeing, arguments, train_dataset=Dialogues(), optimizers=(optimizer, schedule), callbacks=[Record()]
-    ).train()
-    if not all(math.isfinite(loss) for loss in losses):
+    if not all(math.isfinite(loss) for loss in run.losses):
         raise SystemExit("its loss is not finite")
-    return summary(losses, times, [len(step.dialogues) for step in steps], tokens, peak_gib())
+    return summary(run.losses, run.times, [len(step.dialogues) for step in steps], run.tokens, peak_gib())
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     raise SystemExit(main())
