@@ -6,6 +6,8 @@ HOST = 127.0.0.1
 PORT = 8000
 # More arguments for the command behind a target: make test ARGS="tests/service -k health"
 ARGS =
+# Processes that tests run in; each starts services of its own, in about 4 GiB of memory.
+WORKERS = 2
 
 PYTHON_IN_VENV = $(VENV)/bin/python
 PINS = pyproject.toml constraints.txt embedded-weights.txt scripts/install.sh
@@ -19,14 +21,14 @@ NO_FFMPEG = ffmpeg is missing; install it first (Debian, Ubuntu: sudo apt instal
 help: ## Show this list
 	@echo "make TARGET [NAME=value ...]"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "serve takes HOST, PORT and CHECKPOINT; every target takes ARGS for the command behind it."
+	@echo "serve takes HOST, PORT and CHECKPOINT; test takes WORKERS; every target takes ARGS."
 	@echo "Optional: Java, for the METEOR score of trainer evaluate (Debian: default-jre-headless)."
 
 serve: ffmpeg $(VENV)/.can-serve ## Install what serving needs and serve the embedded model on 127.0.0.1:8000
 	$(PYTHON_IN_VENV) -m service --checkpoint $(CHECKPOINT) --host $(HOST) --port $(PORT) $(ARGS)
 
 test: ffmpeg $(VENV)/.can-develop ## Install everything and run the tests with coverage
-	$(PYTHON_IN_VENV) -m pytest $(COVERAGE) $(ARGS)
+	$(PYTHON_IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile $(COVERAGE) $(ARGS)
 
 lint: $(VENV)/.can-develop ## Check style and formatting
 	$(PYTHON_IN_VENV) -m ruff check .
