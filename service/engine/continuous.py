@@ -186,7 +186,7 @@ class ContinuousEngine:
             self._active.append(sequence)
             self._reuse_prefix(sequence)
         except Exception:
-            logger.exception("no memory could be allocated for one request")
+            logger.exception("one request could not be given memory, or what is kept of its beginning")
             self._give_up(sequence)
 
     def _reuse_prefix(self, sequence: Sequence) -> None:

@@ -1,7 +1,6 @@
 """Models that operators may add: other Whispers, alignment by wav2vec2, diarisation by pyannote."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -9,20 +8,11 @@ import pytest
 from service.settings import TranscriptionSettings
 from service.transcription import Transcriber, TranscriptionOptions, TranscriptionUnavailable
 from shared.media import SAMPLE_RATE, decode_audio
+from tests.transcribers import started
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 
 WORDS = TranscriptionOptions(word_timestamps=True)
-
-
-@asynccontextmanager
-async def started(**settings):
-    transcriber = Transcriber(TranscriptionSettings(**settings))
-    await transcriber.start()
-    try:
-        yield transcriber
-    finally:
-        await transcriber.stop()
 
 
 @pytest.fixture(scope="session")

@@ -7,15 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import asynccontextmanager
 
 import jiwer
 import numpy as np
 import pytest
 
-from service.settings import TranscriptionSettings
-from service.transcription import Transcriber, Transcript, TranscriptionOptions, TranscriptionUnavailable
+from service.transcription import Transcript, TranscriptionOptions, TranscriptionUnavailable
 from shared.media import SAMPLE_RATE, decode_audio
+from tests.transcribers import started
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 
@@ -24,17 +23,6 @@ pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 def speech(librivox_clips) -> list[tuple[np.ndarray, str]]:
     """`[samples]` and reference text of each clip."""
     return [(decode_audio(clip.path.read_bytes()), clip.text) for clip in librivox_clips]
-
-
-@asynccontextmanager
-async def started(**settings):
-    transcriber = Transcriber(TranscriptionSettings(**settings))
-    await transcriber.start()
-    try:
-        yield transcriber
-    finally:
-        await transcriber.stop()
-        assert not transcriber.alive
 
 
 async def until(condition, seconds: float = 200) -> None:
