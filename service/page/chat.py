@@ -4,7 +4,7 @@ updates of the page."""
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -53,32 +53,69 @@ class View:
 
 
 class Chat:
-    """Asks the engine for the page."""
+    """Asks the engine for the page: one question at a time for each session, an open page in a browser."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._asked: dict[str, tuple[asyncio.Task[None], asyncio.Event]] = {}
 
     async def ask(
         self,
+        session: str,
         text: str,
         image: str | None,
         audio: str | None,
         messages: list[dict[str, Any]],
         turns: tuple[PageTurn, ...],
         sampling: dict[str, Any],
-    ) -> AsyncIterator[View]:
-        """A question and its answer, as it comes. An error becomes a message in the conversation."""
+    ) -> AsyncGenerator[View]:
+        """A question and its answer, as it comes, to its end or until `stop`. An error becomes a message in the
+        conversation."""
         text = (text or "").strip()
         shown = [*messages, *_question_messages(text, image, audio)]
         view = View(shown, turns, "Listening …" if audio else "Reading …")
-        yield view
+        views: asyncio.Queue[View | None] = asyncio.Queue()
+
+        async def answer() -> None:
+            async for latest in self._answer(view, text, image, audio, sampling):
+                views.put_nowait(latest)
+
+        task, ended = asyncio.create_task(answer()), asyncio.Event()
+        task.add_done_callback(lambda _: views.put_nowait(None))
+        self._asked[session] = task, ended
+        try:
+            yield view
+            latest = view
+            while (following := await views.get()) is not None:
+                latest = following
+                yield latest
+            if task.cancelled():
+                yield _stopped(latest)
+        finally:
+            task.cancel()
+            if self._asked[session][0] is task:
+                del self._asked[session]
+            ended.set()
+
+    async def stop(self, session: str) -> None:
+        """Stops the session's question. `ask` itself shows that, in its place behind what it showed before;
+        this returns when that is done."""
+        if asked := self._asked.get(session):
+            task, ended = asked
+            task.cancel()
+            await ended.wait()
+
+    async def _answer(
+        self, view: View, text: str, image: str | None, audio: str | None, sampling: dict[str, Any]
+    ) -> AsyncIterator[View]:
         try:
             async with AsyncExitStack() as stack:
-                prepared, answer = await self._begin(stack, text, image, audio, turns, sampling)
+                prepared, answer = await self._begin(stack, text, image, audio, view.turns, sampling)
                 heard = "\n".join(filter(None, (prepared.transcript, text)))
+                shown = view.messages
                 if audio:
                     shown = [*shown, _message("user", f"*Heard:* {prepared.transcript or '(nobody speaks)'}")]
-                asked = (*turns, PageTurn("user", heard, (image,) if image else ()))
+                asked = (*view.turns, PageTurn("user", heard, (image,) if image else ()))
                 view = View(shown, asked, "Looking …" if image else "Reading …", asked=True)
                 yield view
                 async for latest in self._stream(answer, view):
@@ -132,18 +169,19 @@ class Chat:
     @staticmethod
     def _failed(view: View, error: ApiError) -> View:
         message = _message("assistant", f"⚠️ **That did not work.** {error.message}")
-        # A question without an answer would confuse the next one.
-        turns = view.turns
-        while turns and turns[-1].role == "user":
-            turns = turns[:-1]
-        return View([*view.messages, message], turns, "", running=False)
+        return View([*view.messages, message], _answered(view.turns), "", running=False)
 
 
-def stopped(messages: list[dict[str, Any]], turns: tuple[PageTurn, ...]) -> View:
-    """What the page shows once its user has stopped an answer: what there is of it."""
-    if turns and turns[-1].role == "user":
+def _stopped(view: View) -> View:
+    """What there is of an answer once its user has stopped it."""
+    return replace(view, turns=_answered(view.turns), status="Stopped.", running=False)
+
+
+def _answered(turns: tuple[PageTurn, ...]) -> tuple[PageTurn, ...]:
+    """Without a question that has no answer, which would confuse the next one."""
+    while turns and turns[-1].role == "user":
         turns = turns[:-1]
-    return View(messages, turns, "Stopped.", running=False)
+    return turns
 
 
 def _bug() -> ApiError:

@@ -3,13 +3,14 @@
 import hmac
 from abc import ABCMeta
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
 
-from service.page.chat import Chat, View, stopped
+from service.page.chat import Chat, View
 from service.runtime import Runtime
 from service.settings import Settings
 
@@ -150,15 +151,26 @@ def _page(runtime: Runtime) -> gr.Blocks:
         outputs = [chatbot, turns, status, text, image, audio, ask, stop]
 
         async def on_ask(
-            text: str, image: str | None, audio: str | None, messages: list, turns: tuple, *values: Any
+            request: gr.Request,
+            text: str,
+            image: str | None,
+            audio: str | None,
+            messages: list,
+            turns: tuple,
+            *values: Any,
         ) -> AsyncIterator[list[Any]]:
             given = dict(zip(_SAMPLING, values, strict=True))
             emptied = False
-            async for view in chat.ask(text, image, audio, messages, turns, given):
-                yield _updates(view, clear=view.asked and not emptied)
-                emptied = emptied or view.asked
+            views = chat.ask(request.session_hash, text, image, audio, messages, turns, given)
+            async with aclosing(views):
+                async for view in views:
+                    yield _updates(view, clear=view.asked and not emptied)
+                    emptied = emptied or view.asked
 
-        running = gr.on(
+        async def on_stop(request: gr.Request) -> None:
+            await chat.stop(request.session_hash)
+
+        gr.on(
             [ask.click, text.submit],
             on_ask,
             [text, image, audio, chatbot, turns, *sampling],
@@ -168,24 +180,11 @@ def _page(runtime: Runtime) -> gr.Blocks:
             concurrency_limit=None,
             api_visibility="private",
         )
-        stop.click(
-            lambda messages, turns: _updates(stopped(messages, turns)),
-            [chatbot, turns],
-            outputs,
-            cancels=[running],
-            queue=False,  # cancelling ends the stream in which a queued answer would come
-            show_progress="hidden",
-            api_visibility="private",
-        )
-        gr.on(
-            [new.click, chatbot.clear],
-            lambda: _updates(View([], (), running=False), clear=True),
-            None,
-            outputs,
-            cancels=[running],
-            queue=False,  # cancelling ends the stream in which a queued answer would come
-            show_progress="hidden",
-            api_visibility="private",
+        # Not by Gradio's `cancels`: what an answer has on its way to the browser would come after the stop.
+        quiet = {"show_progress": "hidden", "api_visibility": "private"}
+        stop.click(on_stop, None, None, **quiet)
+        gr.on([new.click, chatbot.clear], on_stop, None, None, **quiet).then(
+            lambda: _updates(View([], (), running=False), clear=True), None, outputs, **quiet
         )
     return blocks
 

@@ -176,6 +176,17 @@ def test_stop_frees_the_engine(page, service):
     assert page.tab.inner_text("#status") == "Stopped.", "what came late was shown"
 
 
+def test_new_in_mid_answer_clears_the_page_for_good(page, service):
+    page.ask("Write a very long story about the sea, the wind and the ships.")
+    page.tab.wait_for_function("document.querySelectorAll('#chat .bot.message').length == 1")
+    page.tab.click("#new")
+    page.tab.wait_for_function("document.querySelectorAll('#chat .message').length == 0")
+    service.until(lambda: service.metric("service_requests_in_progress") == 0)
+    page.ask("What is the capital of France?")
+    page.wait_for_the_end()
+    assert len(page.answers) == 1 and "Paris" in page.answers[0]
+
+
 def test_closing_the_tab_frees_the_engine(page, service):
     page.ask("Write a very long story about the sea, the wind and the ships.")
     service.until(lambda: service.metric("service_running") == 1)
