@@ -96,6 +96,16 @@ class TrainConfig(Settings):
     )
     teacher_forcing_cycles: int = Field(4, gt=0, description="Cycles over the run.")
     teacher_forcing_low: float = Field(0.5, ge=0, lt=1, description="Share of gold tokens at a cycle's end.")
+    self_critical: list[str] = Field(
+        [],
+        description="Kinds of records whose questions the model answers itself, by sampling: the answers whose "
+        "CIDEr against those of the data is above the mean of its other answers become likelier.",
+    )
+    self_critical_samples: int = Field(5, ge=2, description="Answers sampled to each such question.")
+    self_critical_tokens: int = Field(32, gt=0, description="Tokens of a sampled answer at most.")
+    self_critical_weight: float = Field(
+        1.0, gt=0, description="Of their loss beside the cross-entropy of the other kinds."
+    )
     align: bool = Field(
         True, description="Stage 1: start from the ridge solution features -> caption embeddings."
     )
@@ -122,6 +132,17 @@ class TrainConfig(Settings):
     wandb: Literal["off", "offline", "online"] = Field("off", description="Weights & Biases logging.")
     wandb_project: str = "multimodal-llm"
     resume: bool = Field(False, description="Continue from the newest whole checkpoint in `out`.")
+
+    @model_validator(mode="after")
+    def _fits_self_critical(self) -> TrainConfig:
+        if self.self_critical and self.teacher_forcing != "off":
+            raise ValueError("self_critical: its answers are the model's own; leave teacher_forcing off")
+        if self.self_critical and self.attention == "flash_attention_2":
+            raise ValueError(
+                "self_critical: sampled answers share a prompt in a token tree, which "
+                "flash_attention_2 cannot; use sdpa"
+            )
+        return self
 
 
 def load_config(kind: type[Settings], file: Path | None, overrides: dict) -> Settings:

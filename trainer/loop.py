@@ -24,6 +24,7 @@ from trainer.data.loader import PackLoader
 from trainer.data.steps import BatchMaker, Step, deal_steps
 from trainer.objective import Objective, training_precision
 from trainer.schedule import learning_rate_factor
+from trainer.self_critical import SelfCritic
 from trainer.state import Position, newest_state, prune, restore_state, save_state
 from trainer.throughput import Meter
 from trainer.tracking import Tracker
@@ -46,9 +47,13 @@ class TrainingLoop:
         *,
         stage: str,
         validation: Validation | None = None,
+        critic: SelfCritic | None = None,
     ):
+        if critic is not None and accelerator.distributed_type not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+            raise ValueError("self_critical: a sharded model cannot sample; train on one device or with DDP")
         self.accelerator, self.model, self.config, self.stage = accelerator, model, config, stage
         self.train_data, self.maker, self.validation = train, maker, validation
+        self.critic = critic
         self.peaks = [group["lr"] for group in optimizer.param_groups]
         self.objective, self.optimizer = accelerator.prepare(Objective(model), optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -104,12 +109,13 @@ class TrainingLoop:
     def _train(self, step: Step) -> tuple[Tensor, Tensor]:
         """One optimizer step: this process's loss as its share of the mean over all labels, and the gradient's norm."""
         self._set_learning_rate(step.position.step - 1)
+        batches = self.critic.batches(step.batches) if self.critic else step.batches
         self.objective.train()
         total = torch.zeros((), device=self.accelerator.device)
         # Accelerate takes means over processes and batches; the loss is a mean over labels
         scale = self.accelerator.num_processes * self.accelerator.gradient_accumulation_steps / step.labels
         with training_precision(self.model):
-            for batch in step.batches:
+            for batch in batches:
                 with self.accelerator.accumulate(self.objective):
                     loss = self.objective(batch.to(self.accelerator.device)) * batch.weight
                     self.accelerator.backward(loss * scale)
@@ -138,7 +144,18 @@ class TrainingLoop:
         rates = {f"lr_{group['name']}": group["lr"] for group in self.optimizer.param_groups}
         ratio = {} if self.config.teacher_forcing == "off" else {"teacher_forcing_ratio": step.ratio}
         loss = self.accelerator.reduce(loss, "sum")
-        return {"epoch": step.epoch, "loss": float(loss), "grad_norm": float(norm), **rates, **ratio}
+        reward = {}
+        if self.critic:
+            mean = torch.tensor(self.critic.reward, device=self.accelerator.device)
+            reward = {"reward": float(self.accelerator.reduce(mean, "mean"))}
+        return {
+            "epoch": step.epoch,
+            "loss": float(loss),
+            "grad_norm": float(norm),
+            **rates,
+            **ratio,
+            **reward,
+        }
 
     def _resume(self, fingerprint: str) -> Position:
         newest = newest_state(self.checkpoints) if self.config.resume else None

@@ -27,9 +27,12 @@ class Objective(nn.Module):
         self._no_split_modules = model.causal_lm._no_split_modules  # the layers that FSDP shards
 
     def forward(self, batch: Batch) -> Tensor:
-        """Summed cross-entropy of the batch's labels, a float32 scalar; the batch is on the model's device."""
+        """Summed cross-entropy of the batch's labels, each by its weight: a float32 scalar.
+
+        The batch is on the model's device.
+        """
         packed = batch.packed
-        with self._autocast():
+        with autocast(self.model):
             # A batch of text alone projects no images: the projector's gradient is zero, not missing,
             # and every process computes the same graph.
             image_embeds = self.model.project(batch.features)
@@ -39,7 +42,9 @@ class Objective(nn.Module):
                     logits = self._logits(batch, input_ids, image_embeds, packed.predictors[batch.replaced])
                 input_ids = replace_inputs(input_ids, packed.targets[batch.replaced], logits.argmax(-1))
             logits = self._logits(batch, input_ids, image_embeds, packed.predictors)
-        return cross_entropy(logits.float(), packed.labels, reduction="sum")
+        if packed.weights is None:
+            return cross_entropy(logits.float(), packed.labels, reduction="sum")
+        return cross_entropy(logits.float(), packed.labels, reduction="none") @ packed.weights
 
     def _logits(self, batch: Batch, input_ids: Tensor, image_embeds: Tensor, positions: Tensor) -> Tensor:
         """Logits `[positions, vocabulary]` at the flattened `positions`: nowhere else are they needed."""
@@ -50,10 +55,12 @@ class Objective(nn.Module):
         )
         return self.model.logits(hidden.flatten(0, 1)[positions])
 
-    def _autocast(self) -> contextlib.AbstractContextManager:
-        if self.model.dtype == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(self.model.device.type, self.model.dtype)
+
+def autocast(model: MultimodalModel) -> contextlib.AbstractContextManager:
+    """Around a forward pass of a model that trains: projector and adapters are float32, whatever the rest is."""
+    if model.dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(model.device.type, model.dtype)
 
 
 @contextlib.contextmanager

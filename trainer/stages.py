@@ -7,6 +7,7 @@ Stage 2 (`finetune`): LoRA adapters (on a bf16 base, or on NF4: QLoRA) and the p
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from trainer.data.prepared import PreparedData, Split
 from trainer.data.steps import BatchMaker
 from trainer.devices import choose_attention, compile_layers, start_accelerator
 from trainer.loop import TrainingLoop
+from trainer.self_critical import SelfCritic
 from trainer.state import holds_states
 from trainer.validation import Validation
 
@@ -163,7 +165,7 @@ def _load_data(
     prepared = PreparedData(config.data)
     prepared.require(model.config.vision)
 
-    def loader(split: Split) -> PackLoader:
+    def loader(split: Split, self_critical: Sequence[str] = ()) -> PackLoader:
         return PackLoader(
             prepared,
             split,
@@ -174,9 +176,11 @@ def _load_data(
             seed=config.seed,
             images_only=images_only,
             trees=config.attention != "flash_attention_2",
+            self_critical=self_critical,
+            samples=config.self_critical_samples,
         )
 
-    train = loader("train")
+    train = loader("train", config.self_critical)
     train.check_shares()
     validation = None
     if prepared.count("val"):
@@ -228,9 +232,10 @@ def _train(
     validation = None
     if data.validation is not None:
         validation = Validation(data.validation, maker, data.features, config, data.prepared.images.read)
+    critic = SelfCritic(model, maker, data.train, config) if config.self_critical else None
     loop = TrainingLoop(
         accelerator, model, config, data.train, maker, _optimizer(groups, config), stage=stage,
-        validation=validation,
+        validation=validation, critic=critic,
     )  # fmt: skip
     finished = loop.run()
     if finished:

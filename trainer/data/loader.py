@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from shared.prompt import PromptBuilder, PromptTooLong, drop_oldest_turns
+from shared.prompt import IGNORE_INDEX, EncodedPrompt, PromptBuilder, PromptTooLong, drop_oldest_turns
 from trainer.data.encoded import EncodedDialogues
-from trainer.data.packing import Pack, pack_dialogues, padded_tokens, share_rows
+from trainer.data.packing import Pack, Rollout, pack_dialogues, padded_tokens, share_rows
 from trainer.data.prepared import PreparedData, Split
 from trainer.data.records import Record
 
@@ -58,7 +58,8 @@ class PackLoader:
     Every epoch draws `shares` of each kind, packs the dialogues about one image together, and shuffles:
     each batch is a random mixture of all kinds, its packs side by side in rows, so that little is padding.
     `images_only` leaves out plain text, from which a projector learns nothing. Without `trees`, every
-    dialogue is a pack of its own and each batch is one row.
+    dialogue is a pack of its own and each batch is one row. Questions of the kinds `self_critical` become
+    rollouts, each of `samples` answers, in the place of the answers in the data.
     """
 
     def __init__(
@@ -73,9 +74,12 @@ class PackLoader:
         seed: int,
         images_only: bool = False,
         trees: bool = True,
+        self_critical: Sequence[str] = (),
+        samples: int = 0,
     ):
         self.batch_tokens, self.max_tokens, self.shares, self.seed = batch_tokens, max_tokens, shares, seed
         self.trees = trees
+        self.self_critical, self._samples = frozenset(self_critical), samples
         self.dropped_turns = self.too_long = 0
         self._place = f"{data.folder}, {split}"
         self.kinds: set[str] = set()
@@ -127,6 +131,30 @@ class PackLoader:
                 f"{', '.join(sorted(self.kinds))}"
             )
 
+    def references(self) -> Iterator[list[list[int]]]:
+        """The answers to each question of the kinds `self_critical` about each image, as token ids.
+
+        Raises:
+            ValueError: there are none, or one of them is no single answer to a question about an image.
+        """
+        if unknown := sorted(self.self_critical - self.kinds):
+            raise ValueError(f"self_critical: no record of {self._place} is of the kind {', '.join(unknown)}")
+        kinds, codes = self.dialogues.kinds, self.dialogues.kind
+        if any(kinds[codes[index]] in self.self_critical for index in self._texts):
+            raise ValueError("self_critical: a kind of plain text has no people's answers to compare with")
+        for group in self._groups:
+            yield from self._answers(group).values()
+
+    def _answers(self, group: Sequence[int]) -> dict[tuple[int, ...], list[list[int]]]:
+        """Prompt -> answers, of those dialogues about an image that are of the kinds `self_critical`."""
+        answers: dict[tuple[int, ...], list[list[int]]] = {}
+        kinds, codes = self.dialogues.kinds, self.dialogues.kind
+        for index in group:
+            if kinds[codes[index]] in self.self_critical:
+                prompt, answer = _split_answer(self.dialogues[index].encoded)
+                answers.setdefault(tuple(prompt), []).append(answer)
+        return answers
+
     def fingerprint(self) -> str:
         """A hash of the data and everything that decides its order; a resumed run must see the same."""
         order = [self.seed, self.batch_tokens, self.max_tokens, self.shares]
@@ -160,10 +188,21 @@ class PackLoader:
         return PlannedPack((dialogue,), self.dialogues.tokens(dialogue), mirrorable)
 
     def _build(self, planned: PlannedPack) -> Pack:
-        pack = Pack()
+        pack = Pack(mirrorable=planned.mirrorable)
+        asked: dict[tuple[int, ...], None] = {}
         for index in planned.dialogues:
             dialogue = self.dialogues[index]
-            pack.add(dialogue.encoded, dialogue.image, planned.mirrorable)
+            if dialogue.kind in self.self_critical:
+                asked[tuple(_split_answer(dialogue.encoded)[0])] = None
+            else:
+                pack.add(dialogue.encoded, dialogue.image)
+        if asked:
+            image = self.dialogues.image[planned.dialogues[0]]
+            answers = self._answers(self._groups[image])
+            pack.rollouts = [
+                Rollout(list(prompt), self.dialogues.images[image], answers[prompt], self._samples)
+                for prompt in asked
+            ]
         return pack
 
     def _draw(self, dialogues: list[int], rng: random.Random) -> list[int]:
@@ -201,3 +240,11 @@ class PackLoader:
 
     def _lay_out(self, packs: list[PlannedPack]) -> list[list[PlannedPack]]:
         return share_rows(packs) if self.trees else [packs]
+
+
+def _split_answer(dialogue: EncodedPrompt) -> tuple[list[int], list[int]]:
+    """(prompt, answer) of a dialogue with one answer, at its end."""
+    start = next(i for i, label in enumerate(dialogue.labels) if label != IGNORE_INDEX)
+    if IGNORE_INDEX in dialogue.labels[start:]:
+        raise ValueError("self_critical: a dialogue of several answers cannot be sampled; leave out its kind")
+    return dialogue.input_ids[:start], dialogue.input_ids[start:]

@@ -25,16 +25,41 @@ P = TypeVar("P", bound=Sized)  # packs, built or planned: their lengths are all 
 ATTENTION_COST = 1e-3  # of one more token in a row, relative to the rest of a token's work
 
 
+@dataclass(frozen=True)
+class Rollout:
+    """A question that the model answers itself, by sampling, to learn from a reward (trainer/self_critical.py).
+
+    Attributes:
+        prompt: token ids up to the answer.
+        image: key of its features.
+        references: token ids of people's answers to it, each with the token that ends it.
+        samples: how many answers are to be drawn.
+    """
+
+    prompt: list[int]
+    image: str
+    references: list[list[int]]
+    samples: int
+
+    @property
+    def num_labels(self) -> int:
+        """Tokens of the answers to be drawn, if they are as long as people's."""
+        return round(self.samples * sum(map(len, self.references)) / len(self.references))
+
+
 @dataclass
 class Pack:
-    """Dialogues with common beginnings as one token tree.
+    """Dialogues about one image, or one of text alone, with common beginnings as one token tree.
 
     Attributes:
         input_ids, parents: of each token; a root's parent is -1.
         predictors, labels: token `predictors[i]` must predict id `labels[i]`, which is token `targets[i]`.
+        weights: of each label's loss.
         images: key of the features that fill each run of image slots, in token order.
-        mirrorable: of each run, whether the image's mirror image may take its place.
+        mirrorable: whether the image's mirror image may take its place.
+        mirrored: whether it does.
         dialogues: how many were added.
+        rollouts: questions whose answers are still to be sampled and added.
     """
 
     input_ids: list[int] = field(default_factory=list)
@@ -42,22 +67,31 @@ class Pack:
     predictors: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
-    mirrorable: list[bool] = field(default_factory=list)
+    mirrorable: bool = False
+    mirrored: bool = False
     dialogues: int = 0
+    rollouts: list[Rollout] = field(default_factory=list)
     _children: dict[tuple[int, int, int], int] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
-    def add(self, dialogue: EncodedPrompt, image: str | None, mirrorable: bool = False) -> None:
-        """Grow the tree by one dialogue that has labels."""
+    @property
+    def num_labels(self) -> int:
+        """Labels, those of answers still to be sampled included."""
+        return len(self.labels) + sum(rollout.num_labels for rollout in self.rollouts)
+
+    def add(self, dialogue: EncodedPrompt, image: str | None, weight: float = 1.0) -> None:
+        """Grow the tree by one dialogue that has labels, each with `weight` in the loss."""
         self.dialogues += 1
         node, run = -1, 0
         for token, label in zip(dialogue.input_ids, dialogue.labels, strict=True):
             if label != IGNORE_INDEX:
                 self.predictors.append(node)
                 self.labels.append(label)
+                self.weights.append(weight)
             run = run + 1 if token < 0 else 0  # the n-th visual token of a run is a token of its own
             key = (node, token, run)
             if key not in self._children:
@@ -66,7 +100,6 @@ class Pack:
                 self.parents.append(node)
                 if run == 1:
                     self.images.append(image)
-                    self.mirrorable.append(mirrorable)
             node = self._children[key]
             if label != IGNORE_INDEX:
                 self.targets.append(node)
@@ -94,7 +127,8 @@ class PackedBatch:
         labels: `[labels]`.
         targets: `[labels]`, indices of the labels' own tokens in the flattened input.
         images: keys of the features, one for each run of image slots, row by row.
-        mirrorable: of each of them, whether its mirror image may take its place.
+        views: of each of them, 1 where its mirror image takes its place.
+        weights: `[labels]`, of each label's loss; None where all are 1.
     """
 
     input_ids: Tensor
@@ -104,18 +138,17 @@ class PackedBatch:
     labels: Tensor
     targets: Tensor
     images: list[str]
-    mirrorable: list[bool]
+    views: list[int]
+    weights: Tensor | None = None
 
 
-def pack_dialogues(
-    image: str | None, dialogues: list[EncodedPrompt], max_tokens: int, *, mirrorable: bool = False
-) -> list[Pack]:
+def pack_dialogues(image: str | None, dialogues: list[EncodedPrompt], max_tokens: int) -> list[Pack]:
     """Fill packs of at most `max_tokens` in order; a dialogue longer than that gets a pack of its own."""
     packs: list[Pack] = []
     for dialogue in dialogues:
         if not packs or len(packs[-1]) + packs[-1].growth(dialogue) > max_tokens:
             packs.append(Pack())
-        packs[-1].add(dialogue, image, mirrorable)
+        packs[-1].add(dialogue, image)
     return packs
 
 
@@ -171,7 +204,7 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
     if with_mask:
         mask = np.zeros((len(rows), 1, tokens, tokens), dtype=bool)
         mask[:, :, range(tokens), range(tokens)] = True
-    predictors, labels, targets = [], [], []
+    predictors, labels, targets, weights = [], [], [], []
     for row, packs in enumerate(rows):
         start = 0
         for pack in packs:
@@ -183,6 +216,7 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
             predictors += [offset + node for node in pack.predictors]
             targets += [offset + node for node in pack.targets]
             labels += pack.labels
+            weights += pack.weights
             start = end
     packed = [pack for row in rows for pack in row]
     return PackedBatch(
@@ -193,7 +227,8 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
         torch.tensor(labels),
         torch.tensor(targets),
         [image for pack in packed for image in pack.images],
-        [mirrorable for pack in packed for mirrorable in pack.mirrorable],
+        [int(pack.mirrored) for pack in packed for _ in pack.images],
+        None if all(weight == 1 for weight in weights) else torch.tensor(weights),
     )
 
 

@@ -61,17 +61,31 @@ class Batch:
 
 
 @dataclass
+class Draft:
+    """A forward pass whose answers are not sampled yet: `trainer.self_critical` makes it a `Batch`.
+
+    Attributes:
+        seed: of the samples.
+    """
+
+    rows: Rows
+    seed: list[int]
+    weight: float = 1.0
+
+
+@dataclass
 class Step:
     """One process's part of an optimizer step.
 
     Attributes:
         position: where the run stands behind this step.
         epoch: passes over the data then, with its fraction.
-        labels, tokens: of all processes; tokens with their padding.
+        labels, tokens: of all processes; tokens with their padding. Of answers to be sampled, as many as
+            people's answers have.
         ratio: of teacher forcing.
     """
 
-    batches: list[Batch]
+    batches: list[Batch | Draft]
     position: Position
     epoch: float
     labels: int
@@ -88,11 +102,14 @@ class BatchMaker:
         self._features, self._flat = features, flat
         self._none = torch.empty(0, model.vision.num_patches, model.vision.width)
 
-    def make(self, rows: Rows, views: list[int] | None = None) -> Batch:
-        """Collate `rows`; `views[i]` is 1 where the i-th image is mirrored."""
+    def make(self, rows: Rows) -> Batch:
+        """Collate `rows`."""
         packed = collate(rows, self.pad_token_id, with_mask=not self._flat)
-        features = self._features.get(packed.images, views) if packed.images else self._none
-        return Batch(packed, features)
+        return Batch(packed, self.features(packed.images, packed.views))
+
+    def features(self, images: list[str], views: list[int]) -> Tensor:
+        """Features `[images, patches, width]`; `views[i]` is 1 for the i-th image's mirror image."""
+        return self._features.get(images, views) if images else self._none
 
 
 def deal_steps(
@@ -152,7 +169,8 @@ def _make_step(
 ) -> Step:
     step = position.step - 1
     rng = random.Random(f"{config.seed}-{step}-views")
-    views = [[int(config.mirror and ok and rng.random() < 0.5) for ok in _mirrorable(rows)] for rows in group]
+    for pack in (pack for rows in group for row in rows for pack in row):
+        pack.mirrored = config.mirror and pack.mirrorable and rng.random() < 0.5
     ratio = 1.0
     if config.teacher_forcing != "off":
         ratio = teacher_forcing_ratio(
@@ -162,7 +180,11 @@ def _make_step(
     batches = []
     for index in range(process, processes * -(-config.accumulation // processes), processes):
         real = index < len(group)
-        batch = maker.make(group[index], views[index]) if real else maker.make(group[0])
+        rows = group[index if real else 0]
+        if any(pack.rollouts for row in rows for pack in row):
+            batches.append(Draft(rows, [config.seed, step, index], float(real)))
+            continue
+        batch = maker.make(rows)
         if ratio < 1:
             batch.replaced = draw_replaced(
                 batch.packed.targets, batch.packed.labels, ratio,
@@ -170,16 +192,17 @@ def _make_step(
             )  # fmt: skip
         batch.weight = float(real)
         batches.append(batch)
-    tokens = sum(map(padded_tokens, group))
+    tokens = sum(map(_tokens, group))
     return Step(batches, position, epoch, sum(map(_labels, group)), tokens, ratio)
 
 
 def _labels(rows: Rows) -> int:
-    return sum(len(pack.labels) for row in rows for pack in row)
+    return sum(pack.num_labels for row in rows for pack in row)
 
 
-def _mirrorable(rows: Rows) -> Iterator[bool]:
-    return (ok for row in rows for pack in row for ok in pack.mirrorable)
+def _tokens(rows: Rows) -> int:
+    rollouts = [rollout for row in rows for pack in row for rollout in pack.rollouts]
+    return padded_tokens(rows) + sum(len(rollout.prompt) + rollout.num_labels for rollout in rollouts)
 
 
 def prefetch(items: Iterator[T], depth: int = 2) -> Iterator[T]:

@@ -133,7 +133,7 @@ def make_batch(model: MultimodalModel, setup: Setup) -> Batch:
         labels=torch.zeros(labels, **whole),
         targets=torch.zeros(labels, **whole),
         images=[""] * images,
-        mirrorable=[False] * images,
+        views=[0] * images,
     )
     return Batch(packed, torch.zeros(images, model.vision.num_patches, model.vision.width))
 
