@@ -102,6 +102,9 @@ class TrainConfig(Settings):
         "CIDEr against those of the data is above the mean of its other answers become likelier.",
     )
     self_critical_samples: int = Field(5, ge=2, description="Answers sampled to each such question.")
+    self_critical_temperature: float = Field(
+        1.0, gt=0, description="At which they are sampled; below 1 they are more like greedy answers."
+    )
     self_critical_tokens: int = Field(32, gt=0, description="Tokens of a sampled answer at most.")
     self_critical_weight: float = Field(
         1.0, gt=0, description="Of their loss beside the cross-entropy of the other kinds."

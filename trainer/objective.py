@@ -42,9 +42,12 @@ class Objective(nn.Module):
                     logits = self._logits(batch, input_ids, image_embeds, packed.predictors[batch.replaced])
                 input_ids = replace_inputs(input_ids, packed.targets[batch.replaced], logits.argmax(-1))
             logits = self._logits(batch, input_ids, image_embeds, packed.predictors)
+        logits = logits.float()
+        if packed.temperatures is not None:
+            logits = logits / packed.temperatures[:, None]
         if packed.weights is None:
-            return cross_entropy(logits.float(), packed.labels, reduction="sum")
-        return cross_entropy(logits.float(), packed.labels, reduction="none") @ packed.weights
+            return cross_entropy(logits, packed.labels, reduction="sum")
+        return cross_entropy(logits, packed.labels, reduction="none") @ packed.weights
 
     def _logits(self, batch: Batch, input_ids: Tensor, image_embeds: Tensor, positions: Tensor) -> Tensor:
         """Logits `[positions, vocabulary]` at the flattened `positions`: nowhere else are they needed."""

@@ -14,9 +14,15 @@ Prompt = tuple[list[int], Tensor]
 
 @torch.no_grad()
 def sample_answers(
-    model: MultimodalModel, prompts: list[Prompt], count: int, *, max_new_tokens: int, seed: list[int]
+    model: MultimodalModel,
+    prompts: list[Prompt],
+    count: int,
+    *,
+    max_new_tokens: int,
+    temperature: float,
+    seed: list[int],
 ) -> list[list[list[int]]]:
-    """Answers drawn from the model's own distribution (temperature 1, nothing cut off).
+    """Answers drawn from the model's distribution at a temperature, no token cut off.
 
     Args:
         prompts: (token ids with image slots, features `[images, patches, width]`) of each.
@@ -40,7 +46,7 @@ def sample_answers(
     answers: list[list[int]] = [[] for _ in range(len(logits))]
     alive = list(range(len(logits)))  # the answer that each row of the batch continues
     for step in range(max_new_tokens):
-        tokens = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)
+        tokens = torch.multinomial((logits.float() / temperature).softmax(-1), 1, generator=generator)
         for answer, token in zip(alive, tokens[:, 0].tolist(), strict=True):
             answers[answer].append(token)
         going = (~torch.isin(tokens[:, 0], ends)).nonzero()[:, 0]
@@ -79,7 +85,7 @@ def _logits(
         **inputs,
         attention_mask=mask,
         position_ids=position_ids,
-        past_key_values=past_key_values,
+        cache=past_key_values,
         use_cache=True,
     )
     return model.logits(output.last_hidden_state[:, -1])

@@ -2,7 +2,7 @@
 
 To a question it answers several times by sampling; an answer is rewarded by its CIDEr against people's answers,
 less the mean of the other answers to the same question (Luo 2020), and its tokens become likelier or less likely
-by that much. The token that ends an answer counts as a word, or answers would learn to break off. Other kinds
+by that much: the policy gradient of the mean CIDEr of answers sampled at the configured temperature. The token that ends an answer counts as a word, or answers would learn to break off. Other kinds
 of records in the same steps are learned by cross-entropy as ever.
 """
 
@@ -67,7 +67,8 @@ class SelfCritic:
                         rollout.prompt + answer, [IGNORE_INDEX] * len(rollout.prompt) + answer, num_images=1
                     ),
                     rollout.image,
-                    self._config.self_critical_weight * advantage,
+                    weight=self._config.self_critical_weight * advantage,
+                    temperature=self._config.self_critical_temperature,
                 )
         batch = self._maker.make(share_rows(packs))
         batch.weight = draft.weight
@@ -84,7 +85,8 @@ class SelfCritic:
         with training_precision(model), autocast(model):
             answers = sample_answers(
                 model, prompts, self._config.self_critical_samples,
-                max_new_tokens=self._config.self_critical_tokens, seed=seed,
+                max_new_tokens=self._config.self_critical_tokens,
+                temperature=self._config.self_critical_temperature, seed=seed,
             )  # fmt: skip
         model.train(training)
         return answers

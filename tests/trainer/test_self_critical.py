@@ -21,7 +21,7 @@ COMMON = {
     "checkpoint_every": 1000, "validate_every": 1000, "lora_rank": 4, "mirror": True, "lora_dropout": 0.1,
 }  # fmt: skip
 CRITICAL = {
-    "self_critical": ["colour"], "self_critical_samples": 4, "self_critical_tokens": 12, "accumulation": 2,
+    "self_critical": ["colour"], "self_critical_samples": 4, "self_critical_tokens": 12, "self_critical_temperature": 0.8, "accumulation": 2,
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_samples_of_a_model_without_doubt_are_transformers_greedy_answers(tiny_p
     prompts = [
         (model.prompt.encode(turns).input_ids, image) for turns, image in zip(messages, features, strict=True)
     ]
-    sampled = sample_answers(model, prompts, 3, max_new_tokens=9, seed=[1])
+    sampled = sample_answers(model, prompts, 3, max_new_tokens=9, temperature=1.0, seed=[1])
     expected = model.answer(list(zip(messages, features, strict=True)), max_new_tokens=9)
     for answers, text in zip(sampled, expected, strict=True):
         assert len(answers) == 3 and answers[0] == answers[1] == answers[2]
@@ -95,15 +95,15 @@ def test_samples_follow_the_model_s_distribution_and_their_seed(tiny_preset):
     features = torch.randn(1, model.vision.num_patches, model.vision.width)
     with torch.no_grad():
         model.causal_lm.get_output_embeddings().weight.mul_(20)
-        expected = model(torch.tensor([ids]), features).logits[0, -1].softmax(-1)
-    [answers] = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, seed=[5])
+        expected = model(torch.tensor([ids]), features).logits[0, -1].div(2.0).softmax(-1)
+    [answers] = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, temperature=2.0, seed=[5])
     counts = torch.bincount(torch.tensor(answers)[:, 0], minlength=len(expected)) / 4000
     likely = expected > 0.01
     assert likely.any()
     error = 4 * (expected * (1 - expected) / 4000).sqrt()
     assert ((counts - expected).abs() < error)[likely].all()
-    again = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, seed=[5])
-    other = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, seed=[6])
+    again = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, temperature=2.0, seed=[5])
+    other = sample_answers(model, [(ids, features)], 4000, max_new_tokens=1, temperature=2.0, seed=[6])
     assert again == [answers] != other
 
 
@@ -140,5 +140,3 @@ def test_rewarded_answers_become_likelier_and_a_resumed_run_ends_in_the_same_bit
 def test_what_cannot_be_rewarded_is_refused(data, learned, tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         finetune(TrainConfig(**COMMON, **changes, data=data, out=tmp_path / "run", init=learned, max_steps=1))
-
-

@@ -54,7 +54,7 @@ class Pack:
     Attributes:
         input_ids, parents: of each token; a root's parent is -1.
         predictors, labels: token `predictors[i]` must predict id `labels[i]`, which is token `targets[i]`.
-        weights: of each label's loss.
+        weights, temperatures: of each label's loss; its logits are divided by the temperature.
         images: key of the features that fill each run of image slots, in token order.
         mirrorable: whether the image's mirror image may take its place.
         mirrored: whether it does.
@@ -68,6 +68,7 @@ class Pack:
     labels: list[int] = field(default_factory=list)
     targets: list[int] = field(default_factory=list)
     weights: list[float] = field(default_factory=list)
+    temperatures: list[float] = field(default_factory=list)
     images: list[str] = field(default_factory=list)
     mirrorable: bool = False
     mirrored: bool = False
@@ -83,8 +84,10 @@ class Pack:
         """Labels, those of answers still to be sampled included."""
         return len(self.labels) + sum(rollout.num_labels for rollout in self.rollouts)
 
-    def add(self, dialogue: EncodedPrompt, image: str | None, weight: float = 1.0) -> None:
-        """Grow the tree by one dialogue that has labels, each with `weight` in the loss."""
+    def add(
+        self, dialogue: EncodedPrompt, image: str | None, *, weight: float = 1.0, temperature: float = 1.0
+    ) -> None:
+        """Grow the tree by one dialogue that has labels."""
         self.dialogues += 1
         node, run = -1, 0
         for token, label in zip(dialogue.input_ids, dialogue.labels, strict=True):
@@ -92,6 +95,7 @@ class Pack:
                 self.predictors.append(node)
                 self.labels.append(label)
                 self.weights.append(weight)
+                self.temperatures.append(temperature)
             run = run + 1 if token < 0 else 0  # the n-th visual token of a run is a token of its own
             key = (node, token, run)
             if key not in self._children:
@@ -128,7 +132,7 @@ class PackedBatch:
         targets: `[labels]`, indices of the labels' own tokens in the flattened input.
         images: keys of the features, one for each run of image slots, row by row.
         views: of each of them, 1 where its mirror image takes its place.
-        weights: `[labels]`, of each label's loss; None where all are 1.
+        weights, temperatures: `[labels]`, of each label's loss; None where all are 1.
     """
 
     input_ids: Tensor
@@ -140,6 +144,7 @@ class PackedBatch:
     images: list[str]
     views: list[int]
     weights: Tensor | None = None
+    temperatures: Tensor | None = None
 
 
 def pack_dialogues(image: str | None, dialogues: list[EncodedPrompt], max_tokens: int) -> list[Pack]:
@@ -204,7 +209,7 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
     if with_mask:
         mask = np.zeros((len(rows), 1, tokens, tokens), dtype=bool)
         mask[:, :, range(tokens), range(tokens)] = True
-    predictors, labels, targets, weights = [], [], [], []
+    predictors, labels, targets, weights, temperatures = [], [], [], [], []
     for row, packs in enumerate(rows):
         start = 0
         for pack in packs:
@@ -217,6 +222,7 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
             targets += [offset + node for node in pack.targets]
             labels += pack.labels
             weights += pack.weights
+            temperatures += pack.temperatures
             start = end
     packed = [pack for row in rows for pack in row]
     return PackedBatch(
@@ -228,8 +234,13 @@ def collate(rows: list[list[Pack]], pad_token_id: int, *, with_mask: bool = True
         torch.tensor(targets),
         [image for pack in packed for image in pack.images],
         [int(pack.mirrored) for pack in packed for _ in pack.images],
-        None if all(weight == 1 for weight in weights) else torch.tensor(weights),
+        _unless_ones(weights),
+        _unless_ones(temperatures),
     )
+
+
+def _unless_ones(values: list[float]) -> Tensor | None:
+    return None if all(value == 1 for value in values) else torch.tensor(values)
 
 
 def _fill_depths(depth: np.ndarray, parents: list[int]) -> None:
