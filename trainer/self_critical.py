@@ -2,8 +2,9 @@
 
 To a question it answers several times by sampling; an answer is rewarded by its CIDEr against people's answers,
 less the mean of the other answers to the same question (Luo 2020), and its tokens become likelier or less likely
-by that much: the policy gradient of the mean CIDEr of answers sampled at the configured temperature. The token that ends an answer counts as a word, or answers would learn to break off. Other kinds
-of records in the same steps are learned by cross-entropy as ever.
+by that much: the policy gradient of the mean CIDEr of answers sampled at the configured temperature. The token
+that ends an answer counts as a word, or answers would learn to break off. Other kinds of records in the same
+steps are learned by cross-entropy as ever.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ COMMON = {
     "checkpoint_every": 1000, "validate_every": 1000, "lora_rank": 4, "mirror": True, "lora_dropout": 0.1,
 }  # fmt: skip
 CRITICAL = {
-    "self_critical": ["colour"], "self_critical_samples": 4, "self_critical_tokens": 12, "self_critical_temperature": 0.8, "accumulation": 2,
+    "self_critical": ["colour"], "self_critical_samples": 4, "self_critical_tokens": 12,
+    "self_critical_temperature": 0.8, "accumulation": 2,
 }  # fmt: skip
 
 
