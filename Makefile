@@ -28,7 +28,7 @@ serve: ffmpeg $(VENV)/.can-serve ## Install what serving needs and serve the emb
 	$(PYTHON_IN_VENV) -m service --checkpoint $(CHECKPOINT) --host $(HOST) --port $(PORT) $(ARGS)
 
 test: ffmpeg $(VENV)/.can-develop ## Install everything and run the tests with coverage
-	$(PYTHON_IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile $(COVERAGE) $(ARGS)
+	$(PYTHON_IN_VENV) -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(COVERAGE) $(ARGS)
 
 lint: $(VENV)/.can-develop ## Check style and formatting
 	$(PYTHON_IN_VENV) -m ruff check .

@@ -134,7 +134,7 @@ class PlainWhisperX:
 def measure_long(args: argparse.Namespace) -> dict:
     file, reference = joined(args.out, args.hours * 3600)
     command = [sys.executable, "-m", "service", "--port", "{port}", "--no-page", "--max-upload-bytes"]
-    command += ["1000000000", "--request-timeout", "600", "--transcription.threads", str(args.threads)]
+    command += ["1000000000", "--request-timeout", "7200", "--transcription.threads", str(args.threads)]
     with ServerProcess("service", command, "/ready", args.out / "service.log") as server:
         hear(server.url, file.with_suffix(".short.mp3"))  # what is allocated once is no part of the growth
         memory = Memory(server)
@@ -169,14 +169,17 @@ def joined(folder: Path, seconds: float) -> tuple[Path, str]:
     file = folder / f"{seconds:.0f}s.mp3"
     for path, times in ((file, turns), (file.with_suffix(".short.mp3"), 2)):
         if not path.exists():
+            partial = path.with_name(f"partial-{path.name}")  # an interrupted run leaves no short file behind
             command = ["ffmpeg", "-loglevel", "error", "-y", "-f", "f32le", "-ar", str(SAMPLE_RATE)]
             encode = subprocess.Popen(
-                [*command, "-ac", "1", "-i", "-", "-b:a", "64k", str(path)], stdin=subprocess.PIPE
+                [*command, "-ac", "1", "-i", "-", "-b:a", "64k", str(partial)], stdin=subprocess.PIPE
             )
             for _ in range(times):
                 encode.stdin.write(turn.tobytes())
             encode.stdin.close()
-            encode.wait()
+            if encode.wait():
+                sys.exit(f"ffmpeg could not write {partial}")
+            partial.rename(path)
     return file, " ".join([said] * turns)
 
 

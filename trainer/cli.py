@@ -97,7 +97,7 @@ def _flag(info) -> dict:
     )
     options: dict = {"help": ((info.description or "") + default).strip().replace("%", "%%") or None}
     origin = typing.get_origin(info.annotation)
-    if info.annotation is bool:
+    if info.annotation in (bool, bool | None):
         options["action"] = argparse.BooleanOptionalAction
     elif origin is list:
         options["nargs"] = "+"

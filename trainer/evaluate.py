@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -82,7 +83,8 @@ def _tasks(config: EvaluateConfig) -> list:
         tasks.append(PopeTask(config))
     if config.perplexity:
         tasks.append(PerplexityTask(config))
-    if config.retention and not config.baselines:
+    if config.retention:
+        _preset(config)
         tasks.append(RetentionTask(lambda items: _base_answers(config, items)))
     return tasks
 
@@ -92,7 +94,8 @@ def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
     if config.url:
         if config.blind:
             log.warning("a service cannot be made blind: --blind is left out")
-        return {"model": ServiceAnswerer(config.url, config.concurrency)}
+        key = os.environ.get("SERVICE_API_KEY")
+        return {"model": ServiceAnswerer(config.url, config.concurrency, api_key=key)}
     if config.baselines:
         return {}
     from shared.checkpoint import load_model

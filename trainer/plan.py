@@ -9,18 +9,21 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
-from shared.config import load_preset
+from shared.checkpoint import checkpoint_folder, read_config
+from shared.config import ModelConfig, load_preset
+from trainer.config import TrainConfig, load_config
 from trainer.planning.config import PlanConfig
 from trainer.planning.fit import CUDA_CONTEXT, FRAGMENTATION, fit
+from trainer.planning.model import visual_tokens
 from trainer.planning.simulate import Setup, Step, simulate
 from trainer.throughput import GPU_PEAKS
 
 GIB = 2**30
 RECORDS = {"pretrain": 595_375, "finetune": 157_712}  # LLaVA-CC3M-Pretrain-595K, LLaVA-Instruct-150K
-RECORD_TOKENS = {"pretrain": 90, "finetune": 330}
+TEXT_TOKENS = {"pretrain": 41, "finetune": 281}  # of a record of theirs, the end of the image included
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ def make_plan(config: PlanConfig) -> Plan:
     Raises:
         ValueError: unknown preset, or nothing fits the memory given.
     """
-    config = _with_run(config)
+    model, config = _with_run(config)
     if config.gpu not in GPU_PEAKS:
         raise ValueError(f"unknown gpu {config.gpu!r}: choose one of {', '.join(GPU_PEAKS)}")
     setup = Setup(
-        model=load_preset(config.preset),
+        model=model,
         stage=config.stage,
         rows=max(1, (config.batch_tokens or 1024) // config.max_tokens),
         row_tokens=min(config.max_tokens, config.batch_tokens or config.max_tokens),
@@ -56,9 +59,10 @@ def make_plan(config: PlanConfig) -> Plan:
         quantization="none" if config.quantization == "auto" else config.quantization,
         gradient_checkpointing=bool(config.gradient_checkpointing),
         optimizer=config.optimizer,
-        attention="sdpa" if config.attention == "auto" else config.attention,
+        attention="eager" if config.attention == "eager" else "sdpa",
         lora=(config.lora_rank, config.lora_alpha, config.lora_dropout),
-        image_every=config.record_tokens or RECORD_TOKENS[config.stage],
+        image_every=config.record_tokens or TEXT_TOKENS[config.stage] + visual_tokens(model),
+        accumulates=config.accumulation != 1,
     )
     if config.gpu_memory is None:
         step = simulate(setup)
@@ -77,28 +81,37 @@ def make_plan(config: PlanConfig) -> Plan:
     return _whole_run(config, setup, step)
 
 
-def _with_run(config: PlanConfig) -> PlanConfig:
-    """`config` with the settings of --run's TOML where no flag was given."""
+def _with_run(config: PlanConfig) -> tuple[ModelConfig, PlanConfig]:
+    """The model, and `config` with the settings of --run where no flag was given: of its TOML, else the trainer's
+    defaults. The model is that of --preset, else of the checkpoint that the run starts from, else of its preset."""
     if config.run is None:
-        return config
-    try:
-        values = tomllib.loads(config.run.read_text("utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise ValueError(f"{config.run}: {error}") from error
+        return load_preset(config.preset), config
+    run = load_config(TrainConfig, config.run, {"data": Path(), "out": Path()})
     given = {name: getattr(config, name) for name in config.model_fields_set}
     taken = {
-        name: value for name, value in values.items() if name in PlanConfig.model_fields and value != "auto"
+        name: value
+        for name, value in run.model_dump(exclude={"out"}).items()
+        if name in PlanConfig.model_fields and value != "auto"
     }
-    return PlanConfig.model_validate(taken | given | {"out": config.out})
+    config = PlanConfig.model_validate(taken | given)
+    if "preset" in given or run.init is None or config.stage == "pretrain":
+        return load_preset(config.preset), config
+    return read_config(checkpoint_folder(run.init)), config
 
 
 def _whole_run(config: PlanConfig, setup: Setup, step: Step) -> Plan:
-    accumulation = config.accumulation or max(
-        1, round(config.step_tokens / (step.tokens * config.gpus)) * config.gpus
+    accumulation = config.accumulation or config.gpus * max(
+        1, round(config.step_tokens / (step.tokens * config.gpus))
     )
+    if accumulation < config.gpus:
+        raise ValueError(
+            f"{config.gpus} gpus share the {accumulation} batches of a step: give --accumulation {config.gpus}, or more"
+        )
     tokens = accumulation * step.tokens
     records = (config.records or RECORDS[config.stage]) * config.epochs
-    steps = math.ceil(records * (config.record_tokens or RECORD_TOKENS[config.stage]) / tokens)
+    steps = math.ceil(records * setup.image_every / tokens)
+    if config.max_steps is not None:
+        steps = min(steps, config.max_steps)
     flops = accumulation * step.flops
     total = steps * flops + records / config.epochs * step.vision_flops
     hours = total / (GPU_PEAKS[config.gpu] * config.utilization * config.gpus) / 3600
@@ -108,7 +121,7 @@ def _whole_run(config: PlanConfig, setup: Setup, step: Step) -> Plan:
 
 def report(plan: Plan, config: PlanConfig) -> str:
     """The plan for people, with its assumptions."""
-    config = _with_run(config)
+    _, config = _with_run(config)
     setup, step = plan.setup, plan.step
     lines = [
         f"{setup.model.name}, {'stage 1 (pretrain)' if setup.stage == 'pretrain' else 'stage 2 (finetune)'}"
@@ -166,7 +179,7 @@ def settings(plan: Plan) -> list[str]:
 
 def _assumptions(config: PlanConfig, setup: Setup) -> list[str]:
     records = config.records or RECORDS[config.stage]
-    tokens = config.record_tokens or RECORD_TOKENS[config.stage]
+    tokens = setup.image_every
     learned, reached = 100 * config.label_share, 100 * config.utilization
     peak = GPU_PEAKS[config.gpu] / 1e12
     return [
@@ -174,6 +187,7 @@ def _assumptions(config: PlanConfig, setup: Setup) -> list[str]:
         f"{reached:.0f} % of {peak:.0f} TFLOP/s (dense bf16, data sheet) reached, recomputation counted as work",
         f"attention: {setup.attention}; vision features computed once per image; rows full",
         "memory of tensors as PyTorch allocates them; one process, whole model on each GPU",
+        "teacher_forcing, self_critical and shares: not planned",
     ]
 
 

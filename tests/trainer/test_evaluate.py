@@ -134,6 +134,21 @@ def test_answers_are_kept_when_scoring_fails(checkpoint, tmp_path, photo, monkey
     assert not out.with_suffix(".answers.json").exists()  # said before anything was answered
 
 
+def test_a_missing_neighbour_and_a_broken_picture_are_named(checkpoint, tmp_path, photo_jpeg, capsys):
+    if shutil.which("java") is None:
+        pytest.skip("no Java for PTB tokenizer and METEOR")
+    (tmp_path / "broken.jpg").write_bytes(photo_jpeg[: len(photo_jpeg) // 2])
+    (tmp_path / "captions.tsv").write_text("broken.jpg\tA house .\n")
+    (tmp_path / "training.tsv").write_text("gone.jpg\tA house .\n")
+    out = tmp_path / "result.json"
+    arguments = ["evaluate", "--checkpoint", str(checkpoint), "--images", str(tmp_path), "--out", str(out)]
+    arguments += ["--captions", str(tmp_path / "captions.tsv")]
+    assert main([*arguments, "--neighbours", str(tmp_path / "training.tsv")]) == 2
+    assert "gone.jpg is in none of" in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert "broken.jpg: The image file is broken or truncated" in capsys.readouterr().err
+
+
 def test_one_caption_a_photograph_leaves_out_the_human_row(checkpoint, tmp_path, photo):
     if shutil.which("java") is None:
         pytest.skip("no Java for PTB tokenizer and METEOR")
@@ -159,6 +174,8 @@ def test_one_caption_a_photograph_leaves_out_the_human_row(checkpoint, tmp_path,
         (["--url", "http://127.0.0.1:9", "--checkpoint", "embedded", "--retention"], "one of --url"),
         (["--url", "http://127.0.0.1:9", "--perplexity", "x.json"], "use --checkpoint"),
         (["--checkpoint", "embedded"], "nothing to do"),
+        (["--baselines", "--retention"], "--retention needs a model"),
+        (["--checkpoint", "embedded", "--retention", "--dtype", "bf16"], "dtype"),
         (["--checkpoint", "no-such-folder", "--retention"], "no-such-folder"),
         (["--url", "http://127.0.0.1:9", "--retention"], "was not reached"),
     ],

@@ -151,3 +151,17 @@ def test_formats_that_do_not_fit_are_refused(checkpoint, tmp_path, capsys):
     assert not out.exists()
     assert main(["export", "--checkpoint", "phi2", "--out", str(out)]) == 2
     assert "no trained weights" in capsys.readouterr().err
+
+
+def test_a_directory_that_holds_something_is_left_alone(checkpoint, tmp_path, capsys):
+    folder = checkpoint("llama", "resblock")
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "metrics.jsonl").write_text("weeks of work")
+    before = sorted(folder.iterdir())
+    for out in (run, folder, folder.parent):
+        arguments = ["export", "--checkpoint", str(folder), "--out", str(out), "--format", "adapter"]
+        assert main(arguments) == 2
+        assert "already holds something: export into a new directory" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_text() == "weeks of work"
+    assert sorted(folder.iterdir()) == before

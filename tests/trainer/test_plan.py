@@ -1,16 +1,19 @@
 """`plan` at full size without weights, and its step against a real one of a tiny model."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from transformers import CLIPConfig
 
-from shared.checkpoint import build_model
+from shared.checkpoint import build_model, save_checkpoint
 from shared.config import load_preset
 from shared.language import attach_lora
 from trainer.cli import main
 from trainer.config import TrainConfig
 from trainer.objective import Objective, training_precision
 from trainer.planning.fit import usable
+from trainer.planning.model import visual_tokens
 from trainer.planning.simulate import Setup, make_batch, parameters, simulate
 from trainer.planning.tracker import StepTracker
 
@@ -66,6 +69,52 @@ def test_settings_of_a_run_are_taken(tmp_path, capsys):
     assert (made["setup"]["rows"], made["setup"]["row_tokens"], made["setup"]["lora"][0]) == (4, 32, 4)
     said = capsys.readouterr().out
     assert "assumed" in said and f"{made['step']['parameters']['adapters'][0]:,}" in said
+    assert made["accumulation"] == 1  # the trainer's default, not plan's
+
+
+def test_a_run_is_planned_with_the_model_that_it_starts_from_and_to_its_end(tmp_path, tiny_preset):
+    model = build_model(load_preset(str(tiny_preset("phi"))), dtype="float32")
+    save_checkpoint(model, tmp_path / "first")
+    run = tmp_path / "run.toml"
+    run.write_text(
+        f'init = "{tmp_path / "first"}"\nmax_steps = 17\nattention = "flash_attention_2"\nmax_tokens = 64\n'
+    )
+    out = tmp_path / "plan.json"
+    assert main(["plan", "--run", str(run), "--gradient-checkpointing", "--out", str(out)]) == 0
+    made = json.loads(out.read_text())
+    assert made["setup"]["model"] == model.config.name and made["steps"] == 17
+    assert made["setup"]["gradient_checkpointing"]
+    run.write_text("max_stepps = 17\n")
+    assert main(["plan", "--run", str(run)]) == 2
+
+
+def test_gpus_share_the_batches_of_a_step(tmp_path, capsys):
+    out = tmp_path / "plan.json"
+    flags = ["plan", "--preset", "embedded", "--gpus", "4", "--out", str(out)]
+    assert main([*flags, "--batch-tokens", "16384"]) == 0
+    assert json.loads(out.read_text())["accumulation"] == 4
+    assert main([*flags, "--accumulation", "2"]) == 2
+    assert "4 gpus share the 2 batches" in capsys.readouterr().err
+
+
+def test_the_dimensions_of_a_whole_clip_repository_are_its_vision_tower_s(tmp_path):
+    CLIPConfig(vision_config={"hidden_size": 64, "image_size": 28, "patch_size": 14}).save_pretrained(
+        tmp_path
+    )
+    preset = load_preset("phi2")
+    vision = preset.vision.model_copy(update={"source": str(tmp_path), "image_size": 28})
+    assert visual_tokens(preset.model_copy(update={"vision": vision})) == 4
+
+
+def test_gradients_of_the_passes_before_stay_in_memory(tiny_preset):
+    config = load_preset(str(tiny_preset()))
+    one = Setup(
+        config, "finetune", rows=3, row_tokens=50, label_share=0.4, dtype="float32", lora=(64, 64, 0.0)
+    )
+    several = simulate(replace(one, accumulates=True))
+    trained = 4 * sum(count for count, _ in several.parameters.values())
+    assert several.memory["gradients"] == trained
+    assert simulate(one).peak < several.peak <= simulate(one).peak + trained * 1.01
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -110,6 +159,8 @@ def test_checkpointing_and_four_bits_save_memory(tiny_preset):
 
 def test_mistakes_are_said(capsys):
     assert main(["plan", "--preset", "embedded", "--gpu-memory", "0.7"]) == 2
+    assert "smaller" in capsys.readouterr().err
+    assert main(["plan", "--preset", "embedded", "--gpu-memory", "0.7GiB"]) == 2
     assert "smaller" in capsys.readouterr().err
     assert main(["plan", "--gpu", "abacus"]) == 2
     assert "A100" in capsys.readouterr().err

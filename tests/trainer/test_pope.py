@@ -1,11 +1,13 @@
 """POPE: its questions from boxes, its reading of replies, and its scores against scikit-learn's."""
 
+import json
 import random
 
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
-from trainer.evaluation.pope import build_pope, pope_scores, read_pope, read_reply
+from trainer.evaluation.config import EvaluateConfig
+from trainer.evaluation.pope import PopeTask, build_pope, pope_scores, read_pope, read_reply
 
 OBJECTS = {
     "a.jpg": ["person", "dog", "dog", "frisbee"],
@@ -73,3 +75,26 @@ def test_popes_own_files(tmp_path):
     path.write_text('{"question": 1}\n')
     with pytest.raises(ValueError, match="coco_pope_adversarial"):
         read_pope(path)
+
+
+@pytest.mark.parametrize("limit", [2, 50, 100, 101])
+def test_a_limit_takes_as_many_yes_as_no_from_the_whole_file(limit, tmp_path):
+    (tmp_path / "x.jpg").touch()
+    lines = [
+        {"image": "x.jpg", "text": f"Is there a {i}?", "label": "no" if i % 2 else "Yes"} for i in range(300)
+    ]
+    file = tmp_path / "pope_random.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    config = EvaluateConfig(pope=[file], images=[tmp_path], limit=limit, out=tmp_path / "o.json")
+    questions = PopeTask(config).questions
+    assert len(set(questions)) == limit
+    assert sum(q.label == "yes" for q in questions) == -(-limit // 2)
+    if limit > 2:
+        assert {int(q.text[11:-1]) // 100 for q in questions} == {0, 1, 2}
+
+
+def test_a_label_that_is_neither_yes_nor_no_is_said(tmp_path):
+    file = tmp_path / "pope_random.jsonl"
+    file.write_text('{"image": "x.jpg", "text": "Is there a dog?", "label": "maybe"}')
+    with pytest.raises(ValueError, match=r"pope_random.jsonl, question 1: its label is 'maybe'"):
+        read_pope(file)

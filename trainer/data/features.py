@@ -15,12 +15,12 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from shared.config import VisionConfig
-from shared.media import decode_image
+from shared.media import MediaError, decode_image
 from shared.vision import VisionTower
 
 log = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def build_features(
         device = tower.mean.device
         for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
             batch = names[start : start + batch_size]
-            loaded = [decode_image(images.read(name)) for name in batch]
+            loaded = [_decode(images, name) for name in batch]
             if mirror:
                 loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
             features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
@@ -111,6 +111,13 @@ def build_features(
                 _write_index(array, index, start + batch_size)
         _write_index(array, index, len(names))
     return FeatureCache(path, names, shape)
+
+
+def _decode(images: Images, name: str) -> Image.Image:
+    try:
+        return decode_image(images.read(name))
+    except MediaError as error:
+        raise ValueError(f"image {name}: {error}") from error
 
 
 def _write_index(array: np.memmap, index: Path, done: int) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tqdm import tqdm
@@ -20,8 +22,14 @@ from shared.prompt import Message, question_content
 from shared.vision import VisionTower
 from trainer.data.features import FeatureCache, ImageFolder, build_features
 
+if TYPE_CHECKING:
+    import httpx
+
 Item = tuple[str, Path | None]
 Answerer = Callable[[Sequence[Item]], list[str]]
+
+
+BUSY_WAIT = 30.0  # seconds that a busy service is waited for at most, before it is asked again
 
 
 class AnswerError(RuntimeError):
@@ -74,13 +82,15 @@ class ModelAnswerer:
 class ServiceAnswerer:
     """Answers of a running service, `concurrency` requests at once, through POST /generate.
 
-    Raises AnswerError when the service is not reached or refuses.
+    While the service says that it is busy (429 or 503), a request waits as long as it asks for and tries again.
+    Raises AnswerError when the service is not reached, refuses, or is busy for longer than `timeout` seconds.
     """
 
     url: str
     concurrency: int = 16
     max_new_tokens: int = 48
     timeout: float = 600.0
+    api_key: str | None = None
 
     def __call__(self, items: Sequence[Item]) -> list[str]:
         return asyncio.run(self._all(items))
@@ -99,20 +109,31 @@ class ServiceAnswerer:
             async with slots:
                 if picture is not None:
                     parts["image"] = (picture.name, picture.read_bytes())
-                try:
-                    response = await client.post(f"{self.url.rstrip('/')}/generate", files=parts)
-                except httpx.HTTPError as error:
-                    raise AnswerError(
-                        f"{self.url} was not reached: {error or type(error).__name__}"
-                    ) from error
+                response = await self._post(client, parts)
             progress.update()
             if response.status_code != 200:
                 raise AnswerError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
             return response.json()["text"]
 
         with progress:
-            async with httpx.AsyncClient(timeout=self.timeout, limits=limits) as client:
+            headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
+            async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=headers) as client:
                 return await asyncio.gather(*(ask(client, *item) for item in items))
+
+    async def _post(self, client: httpx.AsyncClient, parts: dict[str, tuple]) -> httpx.Response:
+        import httpx
+
+        give_up = time.monotonic() + self.timeout
+        while True:
+            try:
+                response = await client.post(f"{self.url.rstrip('/')}/generate", files=parts)
+            except httpx.HTTPError as error:
+                raise AnswerError(f"{self.url} was not reached: {error or type(error).__name__}") from error
+            asked = response.headers.get("Retry-After", "")
+            wait = min(float(asked), BUSY_WAIT) if asked.isdigit() else 1.0
+            if response.status_code not in (429, 503) or time.monotonic() + wait > give_up:
+                return response
+            await asyncio.sleep(wait)
 
 
 def pooled(tower: VisionTower, pictures: Sequence[Path], cache: Path) -> torch.Tensor:

@@ -30,6 +30,9 @@ class CaptionTask:
         self.config, self.preset = config, preset
         self.photos = read_captions(config.captions)[: config.limit]
         self.pictures = [find_picture(photo.file, config.images) for photo in self.photos]
+        self.training = read_captions(config.neighbours) if config.neighbours else []
+        folders = [config.neighbour_images] if config.neighbour_images else config.images
+        self.shown = [find_picture(photo.file, folders) for photo in self.training]
         self.said: dict[str, dict[str, str]] = {}
 
     def ask(self, answerers: dict[str, Answerer]) -> dict:
@@ -37,11 +40,9 @@ class CaptionTask:
         for name, answerer in answerers.items():
             texts = answerer([(FIRST_REQUEST, picture) for picture in self.pictures])
             self.said[name] = {photo.file: text for photo, text in zip(self.photos, texts, strict=True)}
-        if self.config.neighbours:
-            training = read_captions(self.config.neighbours)
-            folder = self.config.neighbour_images or next(iter(self.config.images))
+        if self.training:
             self.said |= neighbour_captions(
-                self.photos, self.pictures, training, folder, self.config.features, self.preset
+                self.photos, self.pictures, self.training, self.shown, self.config.features, self.preset
             )
         return self.said
 
@@ -92,7 +93,7 @@ def neighbour_captions(
     photos: Sequence[Photo],
     pictures: Sequence[Path],
     training: Sequence[Photo],
-    folder: Path,
+    shown: Sequence[Path],
     cache: Path,
     preset: ModelConfig,
 ) -> dict[str, dict[str, str]]:
@@ -101,8 +102,7 @@ def neighbour_captions(
 
     tower = load_vision_tower(preset.vision)
     queries = pooled(tower, pictures, cache).numpy()
-    shown = pooled(tower, [folder / p.file for p in training], cache).numpy()
-    near = nearest(queries, shown, NEIGHBOURS)
+    near = nearest(queries, pooled(tower, shown, cache).numpy(), NEIGHBOURS)
     consensus = Consensus([p.captions for p in training])
     return {
         "nearest": {p.file: consensus.first(row[0]) for p, row in zip(photos, near, strict=True)},

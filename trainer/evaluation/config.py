@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -16,7 +17,9 @@ class EvaluateConfig(Settings):
 
     checkpoint: str = Field("embedded", description="Preset with weights, or a checkpoint directory.")
     url: str | None = Field(
-        None, description="A running service, such as http://127.0.0.1:8000, instead of a checkpoint."
+        None,
+        description="A running service, such as http://127.0.0.1:8000, instead of a checkpoint; its API key is"
+        " taken from the environment variable SERVICE_API_KEY.",
     )
     baselines: bool = Field(False, description="No model: the baselines alone.")
     out: Path = Field(description="JSON to write; .answers.json and .png appear beside it.")
@@ -43,7 +46,7 @@ class EvaluateConfig(Settings):
     neighbours: Path | None = Field(
         None, description="Training captions, file<TAB>caption: nearest-neighbour and consensus captions."
     )
-    neighbour_images: Path | None = Field(None, description="Their folder; default: the first of --images.")
+    neighbour_images: Path | None = Field(None, description="Their folder; default: those of --images.")
     training: list[Path] = Field([], description="LLaVA records that the guesses are taken from.")
     blind: bool = Field(False, description="Also the model with mean features (only with --checkpoint).")
 
@@ -55,7 +58,7 @@ class EvaluateConfig(Settings):
     cache: Path | None = Field(None, description="Folder of vision features; default: features beside --out.")
     batch_size: int = Field(32, gt=0, description="Questions at once, with --checkpoint.")
     concurrency: int = Field(16, gt=0, description="Requests at once, with --url.")
-    dtype: str = "auto"
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
     device: str = "auto"
 
     @model_validator(mode="after")
@@ -74,6 +77,8 @@ class EvaluateConfig(Settings):
             raise ValueError("--perplexity needs the model in this process: use --checkpoint")
         if self.perplexity and self.baselines:
             raise ValueError("--perplexity needs a model: leave out --baselines")
+        if self.retention and self.baselines:
+            raise ValueError("--retention needs a model: leave out --baselines")
         return self
 
     @property

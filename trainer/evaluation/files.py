@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,5 +39,11 @@ def find_picture(name: str, folders: Sequence[Path]) -> Path:
 
 
 def evenly(items: list, limit: int | None) -> list:
-    """At most `limit` items, taken at even distances, so that every part of a sorted file is there."""
-    return items if limit is None else items[:: max(1, len(items) // limit)][:limit]
+    """At most `limit` items in their order, one drawn from each of as many stretches of equal length.
+
+    So every part of a sorted file is there, and a rhythm in it (yes and no in turn) is not sampled one-sidedly.
+    """
+    if limit is None or limit >= len(items):
+        return items
+    rng = random.Random(0)
+    return [items[int((index + rng.random()) * len(items) / limit)] for index in range(limit)]

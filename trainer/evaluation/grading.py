@@ -23,6 +23,9 @@ _NUMBERS = {
     "5": "five",
     "6": "six",
     "7": "seven",
+    "8": "eight",
+    "9": "nine",
+    "10": "ten",
 }
 _SAME = {
     "grey": "gray",
@@ -108,7 +111,7 @@ def is_right(question: Question, reply: str) -> bool:
     if not words:
         return False
     if question.kind.endswith("yesno"):
-        return words[0] == question.answer
+        return words[:1] == normalize(question.answer)[:1]
     vocabulary = _VOCABULARY.get(question.kind)
     if vocabulary is None:
         return any(contains(words[:_OPENING], normalize(a)) for a in question.accepted)

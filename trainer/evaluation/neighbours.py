@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+CHUNK = 256  # queries compared at once with all photographs
 ORDERS = 4  # n-grams of 1 to 4 words, as CIDEr
 _WORD = re.compile(r"[a-z0-9']+")
 
@@ -27,7 +28,18 @@ def nearest(queries: np.ndarray, photos: np.ndarray, count: int) -> np.ndarray:
     mean, deviation = photos.mean(axis=0), photos.std(axis=0) + 1e-6
     unit = [(x - mean) / deviation for x in (queries, photos)]
     left, right = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(1e-9) for x in unit)
-    return np.argsort(-(left @ right.T), axis=1, kind="stable")[:, :count]
+    rows = [
+        _most_similar(left[start : start + CHUNK] @ right.T, count) for start in range(0, len(left), CHUNK)
+    ]
+    return np.concatenate(rows)
+
+
+def _most_similar(similarity: np.ndarray, count: int) -> np.ndarray:
+    """Indices [queries, count] of each row's highest values, highest first."""
+    count = min(count, similarity.shape[1])
+    some = np.sort(np.argpartition(-similarity, count - 1, axis=1)[:, :count], axis=1)
+    order = np.argsort(-np.take_along_axis(similarity, some, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some, order, axis=1)
 
 
 def _ngrams(caption: str) -> list[Counter[tuple[str, ...]]]:

@@ -29,6 +29,8 @@ class PerplexityTask:
     def __init__(self, config: EvaluateConfig):
         found = [parse_record(raw) for path in config.perplexity for raw in read_records(path)]
         self.records = evenly(found, config.limit)
+        if not self.records:
+            raise ValueError(f"no records in {', '.join(map(str, config.perplexity))}")
         self.pictures = [find_picture(r.image, config.images) if r.image else None for r in self.records]
         self.losses: dict[str, list[tuple[float, int]]] = {}
 

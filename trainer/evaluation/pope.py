@@ -43,9 +43,13 @@ def read_pope(path: Path) -> list[PopeQuestion]:
     """
     setting = path.stem.rsplit("_", 1)[-1]
     try:
-        return [PopeQuestion(setting, r["image"], r["text"], r["label"]) for r in read_records(path)]
-    except (KeyError, TypeError) as error:
+        found = [PopeQuestion(setting, r["image"], r["text"], r["label"].lower()) for r in read_records(path)]
+    except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is not one of POPE's files: {error}") from error
+    for number, question in enumerate(found, 1):
+        if question.label not in ("yes", "no"):
+            raise ValueError(f"{path}, question {number}: its label is {question.label!r}, not yes or no")
+    return found
 
 
 def build_pope(objects: Mapping[str, Sequence[str]], *, seed: int = 0) -> list[PopeQuestion]:
@@ -134,10 +138,7 @@ class PopeTask:
         questions = [question for path in config.pope for question in read_pope(path)]
         if config.pope_boxes:
             questions += build_pope(_objects(config.pope_boxes))
-        by_setting: dict[str, list[PopeQuestion]] = defaultdict(list)
-        for question in questions:
-            by_setting[question.setting].append(question)
-        self.questions = [q for some in by_setting.values() for q in evenly(some, config.limit)]
+        self.questions = _limited(questions, config.limit)
         if not self.questions:
             raise ValueError("pope: no questions; an image needs three kinds of objects")
         self.items: list[Item] = [(q.text, find_picture(q.image, config.images)) for q in self.questions]
@@ -161,6 +162,17 @@ class PopeTask:
                 name: pope_scores(labels, [texts[i] for i in at]) for name, texts in self.replies.items()
             }
         return result
+
+
+def _limited(questions: list[PopeQuestion], limit: int | None) -> list[PopeQuestion]:
+    """At most `limit` of each setting, as many with the answer yes as with no."""
+    if limit is None:
+        return questions
+    groups: dict[tuple[str, str], list[PopeQuestion]] = defaultdict(list)
+    for question in questions:
+        groups[question.setting, question.label].append(question)
+    half = {"yes": -(-limit // 2), "no": limit // 2}
+    return [q for (_, label), group in groups.items() for q in evenly(group, half[label])]
 
 
 def _objects(path: Path) -> dict[str, list[str]]:

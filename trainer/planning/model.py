@@ -12,10 +12,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig
 
-from shared.config import ModelConfig, resolve_source
+from shared.config import ModelConfig, VisionConfig, resolve_source
 from shared.language import attach_lora
 from shared.model import MultimodalModel
 from shared.projector import build_projector
@@ -89,10 +90,7 @@ def build_planned(
     language.requires_grad_(False).eval()
     if quantization == "nf4":
         _quantize(language, dtype)
-    if config.vision.tower == "clip":
-        vision = ClipTower(config.vision, CLIPVisionModel(architecture(config.vision.source)))
-    else:
-        vision = load_vision_tower(config.vision, pretrained=False)
+    vision = _tower(config.vision)
     projector = build_projector(config.projector, vision.width, language.config.hidden_size)
     if checkpointing:
         language.gradient_checkpointing_enable({"use_reentrant": False})
@@ -102,6 +100,19 @@ def build_planned(
             language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
         )
     return PlannedModel(config, vision, projector, language).train()
+
+
+def visual_tokens(config: ModelConfig) -> int:
+    """Tokens that an image takes in a prompt, without the one that ends it."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return _tower(config.vision).num_patches
+
+
+def _tower(config: VisionConfig) -> VisionTower:
+    if config.tower != "clip":
+        return load_vision_tower(config, pretrained=False)
+    sizes = architecture(config.source)
+    return ClipTower(config, CLIPVisionModel(getattr(sizes, "vision_config", sizes)))
 
 
 class Dequantised(torch.autograd.Function):

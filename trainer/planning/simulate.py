@@ -39,6 +39,7 @@ class Setup:
     attention: str = "sdpa"
     lora: tuple[int, float, float] = (16, 32, 0.05)
     image_every: int | None = None  # tokens of text and image per image; None: one image a row
+    accumulates: bool = False  # gradients are there before a pass, of the step's passes before it
     layers: int | None = None  # of the language model instead of its own number, for estimates
 
 
@@ -96,13 +97,18 @@ def simulate(setup: Setup) -> Step:
         batch = make_batch(model, setup)
         objective = Objective(model).train()
         tracker, tower = StepTracker(model.causal_lm.config.vocab_size), StepTracker()
-        with training_precision(model), tracker:
-            objective(batch).backward()
+        with training_precision(model):
+            if setup.accumulates:
+                objective(batch).backward()
+            with tracker:
+                objective(batch).backward()
         tracker.note_gradients(p.grad for p in model.parameters() if p.grad is not None)
         size = setup.model.vision.image_size
         with tower:
             model.vision(torch.empty(1, 3, size, size))
         memory = _resident(model) | {"optimizer": _optimizer_bytes(model, setup.optimizer)}
+        if setup.accumulates:
+            memory["gradients"] = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
         most = memory | tracker.most_of_parts()
         memory |= tracker.peak_parts()
         return Step(
