@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainer.config import PrepareConfig, Settings, TrainConfig, load_config
+from trainer.config import AverageConfig, PrepareConfig, Settings, TrainConfig, load_config
 from trainer.evaluation.config import EvaluateConfig
 from trainer.exporting.config import ExportConfig
 from trainer.planning.config import PlanConfig
@@ -59,6 +59,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _config_verb(verbs, "plan", PlanConfig, _plan, "memory, time and settings of a run, before it begins")
     _config_verb(verbs, "tune", TuneConfig, _tune, "search hyper-parameters of a run")
+    _config_verb(
+        verbs, "average", AverageConfig, _average, "the mean of the weights of checkpoints of one model"
+    )
     _config_verb(verbs, "export", ExportConfig, _export, "write a checkpoint for other programs")
     from trainer.data.dialogues import generate
 
@@ -161,6 +164,14 @@ def _tune(config: TuneConfig) -> int:
 
     tune(config)
     print(f"best settings: {config.out / 'best.toml'}")
+    return DONE
+
+
+def _average(config: AverageConfig) -> int:
+    from trainer.average import average
+
+    average(config)
+    print(f"mean of {len(config.checkpoints)} checkpoints: {config.out}")
     return DONE
 
 

@@ -148,6 +148,24 @@ class TrainConfig(Settings):
         return self
 
 
+class AverageConfig(Settings):
+    """`average`: the mean of checkpoints."""
+
+    checkpoints: list[str] = Field(
+        min_length=2, description="Presets with weights, or checkpoint directories."
+    )
+    weights: list[float] = Field([], description="Of each, in any unit; default: the same for all.")
+    out: Path = Field(description="Directory to write.")
+
+    @model_validator(mode="after")
+    def _a_weight_for_each(self) -> AverageConfig:
+        if self.weights and len(self.weights) != len(self.checkpoints):
+            raise ValueError(f"{len(self.checkpoints)} checkpoints and {len(self.weights)} weights")
+        if any(weight < 0 for weight in self.weights) or (self.weights and not sum(self.weights)):
+            raise ValueError("weights are not negative, and not all 0")
+        return self
+
+
 def load_config(kind: type[Settings], file: Path | None, overrides: dict) -> Settings:
     """Read TOML `file`, lay `overrides` over it, check everything.
 

@@ -34,11 +34,12 @@ trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json"
     --data "$DATA/prepared" --init "$RUNS/finetune/final" --out "$RUNS/continue" --resume
 [ -d "$RUNS/reward/final" ] || trainer finetune --config trainer/recipes/embedded-reward.toml \
     --data "$DATA/prepared" --init "$RUNS/continue/final" --out "$RUNS/reward" --resume
-trainer evaluate --checkpoint "$RUNS/reward/final" --captions "$FLICKR8K/captions_dev.tsv" \
+[ -d "$RUNS/mean" ] || trainer average --checkpoints "$RUNS/continue/final" "$RUNS/reward/final" --out "$RUNS/mean"
+trainer evaluate --checkpoint "$RUNS/mean" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
     --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
 if [ "${PACKAGE:-}" = 1 ]; then
-    cp -r "$RUNS/reward/final/." shared/presets/embedded/
+    cp -r "$RUNS/mean/." shared/presets/embedded/
 else
-    echo "trained: $RUNS/reward/final; PACKAGE=1 puts it into shared/presets/embedded"
+    echo "trained: $RUNS/mean; PACKAGE=1 puts it into shared/presets/embedded"
 fi

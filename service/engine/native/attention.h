@@ -1,6 +1,6 @@
 // Attention of single queries over a sequence's own keys and values. A sequence of `capacity` tokens (a multiple
-// of 16) keeps, per layer and key/value head, keys as [capacity / 16][head_dim][16] and values as
-// [capacity][head_dim]: scores of 16 tokens come out side by side, and both are read in order.
+// of 16) keeps, per layer and key/value head, keys as [capacity / LANES][head_dim][LANES] and values as
+// [capacity][head_dim]: scores of LANES tokens come out side by side, and both are read in order.
 #pragma once
 
 #include <algorithm>

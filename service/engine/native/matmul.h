@@ -11,12 +11,13 @@
 
 enum class Format : int32_t { FLOAT32 = 0, BFLOAT16 = 1, INT8 = 2 };
 
-constexpr int PANEL = 2 * LANES;
+constexpr int PANEL = 32;
+constexpr int PARTS = PANEL / LANES;
 constexpr int GROUP = 64;  // int8 activations that share a scale
 #if defined(__AVX512F__)
-constexpr int TILE_ROWS = 12;
+constexpr int TILE_ROWS = 12;  // x 2 parts: 24 of 32 registers hold sums
 #else
-constexpr int TILE_ROWS = 4;
+constexpr int TILE_ROWS = 3;  // x 4 parts: 12 of 16
 #endif
 
 struct Linear {
@@ -69,9 +70,27 @@ struct BFloat16 {
 struct Int8 {
     static constexpr int per_unit = 4;
     typedef Ints Sums;
+
+    // Four signed bytes as two pairs of 16 bits: sums of their products fit 32 bits, where those of bytes saturate.
+    struct Pairs {
+        uint32_t even, odd;
+        explicit Pairs(uint32_t x) : even(pair(x, x >> 16)), odd(pair(x >> 8, x >> 24)) {}
+        static uint32_t pair(uint32_t low, uint32_t high) {
+            return uint16_t(int8_t(low)) | uint32_t(uint16_t(int8_t(high))) << 16;
+        }
+    };
+
     static Sums dot(Sums sums, uint32_t x, Words w) {
 #if defined(__AVX512VNNI__)
         return (Ints)_mm512_dpbusd_epi32((__m512i)sums, (__m512i)w, _mm512_set1_epi32(x));
+#elif defined(__AVX512BW__)
+        const Pairs pairs(x);
+        sums += (Ints)_mm512_madd_epi16((__m512i)(w & 0x00ff00ff), _mm512_set1_epi32(pairs.even));
+        return sums + (Ints)_mm512_madd_epi16((__m512i)(w >> 8 & 0x00ff00ff), _mm512_set1_epi32(pairs.odd));
+#elif defined(__AVX2__) && !defined(__AVX512F__)
+        const Pairs pairs(x);
+        sums += (Ints)_mm256_madd_epi16((__m256i)(w & 0x00ff00ff), _mm256_set1_epi32(pairs.even));
+        return sums + (Ints)_mm256_madd_epi16((__m256i)(w >> 8 & 0x00ff00ff), _mm256_set1_epi32(pairs.odd));
 #else
         for (int byte = 0; byte < 4; ++byte) {
             sums += (Ints)(w >> (8 * byte) & 0xff) * int32_t(int8_t(x >> (8 * byte)));
@@ -112,27 +131,39 @@ inline void pack_row(Int8, const float* x, int, Packed& to, int row) {
 
 // The product of ROWS packed rows with one panel.
 template <class F, int ROWS>
-void tile(const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[2]) {
+void tile(const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[PARTS]) {
     const uint32_t* weights = linear.panels + size_t(panel) * x.units * PANEL;
     const uint32_t* units = &x.data[size_t(row) * x.units];
-    for (int r = 0; r < ROWS; ++r) out[r][0] = out[r][1] = Floats{};
+    for (int r = 0; r < ROWS; ++r) std::fill_n(out[r], PARTS, Floats{});
     const int step = F::per_unit == 4 ? GROUP / 4 : x.units;
     for (int start = 0, group = 0; start < x.units; start += step, ++group) {
-        typename F::Sums sums[ROWS][2] = {};
+        typename F::Sums sums[ROWS][PARTS] = {};
         for (int unit = start; unit < start + step; ++unit, weights += PANEL) {
-            const Words first = load_as<Words>(weights), second = load_as<Words>(weights + LANES);
-            for (int r = 0; r < ROWS; ++r) {
-                sums[r][0] = F::dot(sums[r][0], units[size_t(r) * x.units + unit], first);
-                sums[r][1] = F::dot(sums[r][1], units[size_t(r) * x.units + unit], second);
+            // With many registers an activation is broadcast once for all parts; with few, a weight is loaded
+            // once for all rows.
+            if constexpr (PARTS == 2) {
+                const Words first = load_as<Words>(weights), second = load_as<Words>(weights + LANES);
+                for (int r = 0; r < ROWS; ++r) {
+                    const uint32_t value = units[size_t(r) * x.units + unit];
+                    sums[r][0] = F::dot(sums[r][0], value, first);
+                    sums[r][1] = F::dot(sums[r][1], value, second);
+                }
+            } else {
+                for (int part = 0; part < PARTS; ++part) {
+                    const Words w = load_as<Words>(weights + part * LANES);
+                    for (int r = 0; r < ROWS; ++r) {
+                        sums[r][part] = F::dot(sums[r][part], units[size_t(r) * x.units + unit], w);
+                    }
+                }
             }
         }
         for (int r = 0; r < ROWS; ++r) {
-            for (int half = 0; half < 2; ++half) {
+            for (int part = 0; part < PARTS; ++part) {
                 if constexpr (F::per_unit == 4) {
                     const size_t at = size_t(row + r) * x.groups + group;
-                    out[r][half] += __builtin_convertvector(sums[r][half], Floats) * x.scale[at];
+                    out[r][part] += __builtin_convertvector(sums[r][part], Floats) * x.scale[at];
                 } else {
-                    out[r][half] = sums[r][half];
+                    out[r][part] = sums[r][part];
                 }
             }
         }
@@ -140,7 +171,7 @@ void tile(const Linear& linear, const Packed& x, int row, int panel, Floats (*ou
 }
 
 template <class F, int ROWS = TILE_ROWS>
-void tile(int rows, const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[2]) {
+void tile(int rows, const Linear& linear, const Packed& x, int row, int panel, Floats (*out)[PARTS]) {
     if (rows == ROWS) {
         tile<F, ROWS>(linear, x, row, panel, out);
     } else if constexpr (ROWS > 1) {
@@ -151,22 +182,22 @@ void tile(int rows, const Linear& linear, const Packed& x, int row, int panel, F
 // What becomes of a panel's sums: scaled, bias and the old value added.
 template <class F>
 struct Epilogue {
-    Floats scale[2], bias[2] = {};
+    Floats scale[PARTS], bias[PARTS] = {};
     int width;
 
     Epilogue(const Linear& linear, int column) : width(std::min(PANEL, linear.outputs - column)) {
-        scale[0] = scale[1] = splat(1);
+        std::fill_n(scale, PARTS, splat(1));
         if (F::per_unit == 4) std::memcpy(scale, linear.scale + column, sizeof(float) * width);
         if (linear.bias) std::memcpy(bias, linear.bias + column, sizeof(float) * width);
     }
 
-    void operator()(const Floats (&sums)[2], float offset, float* to, bool add) const {
-        Floats old[2] = {};
+    void operator()(const Floats (&sums)[PARTS], float offset, float* to, bool add) const {
+        Floats old[PARTS] = {};
         if (add) std::memcpy(old, to, sizeof(float) * width);
-        Floats result[2];
-        for (int half = 0; half < 2; ++half) {
-            const Floats sum = F::per_unit == 4 ? (sums[half] - offset) * scale[half] : sums[half];
-            result[half] = sum + bias[half] + old[half];
+        Floats result[PARTS];
+        for (int part = 0; part < PARTS; ++part) {
+            const Floats sum = F::per_unit == 4 ? (sums[part] - offset) * scale[part] : sums[part];
+            result[part] = sum + bias[part] + old[part];
         }
         if (width == PANEL) {
             std::memcpy(to, result, sizeof result);
@@ -183,7 +214,7 @@ void multiply(ThreadPool& pool, const Linear& linear, const Packed& x, int rows,
     const int together = std::max(1, panels / (pool.size() * 16));
     const int blocks = (rows + TILE_ROWS - 1) / TILE_ROWS;
     pool.run((panels + together - 1) / together, [&](int task, int) {
-        Floats sums[TILE_ROWS][2];
+        Floats sums[TILE_ROWS][PARTS];
         for (int panel = task * together; panel < std::min(panels, (task + 1) * together); ++panel) {
             const int column = panel * PANEL;
             const Epilogue<F> finish(linear, column);

@@ -1,16 +1,20 @@
-// Sixteen 32-bit lanes, by the compiler's vector extensions: one AVX-512 register, or as many smaller ones as
-// the processor needs.
+// As many 32-bit lanes as one register has, by the compiler's vector extensions: sixteen with AVX-512, else eight
+// (AVX2; NEON takes two registers). Wider than a register, GCC would keep them in memory.
 #pragma once
 
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__AVX2__)
 #include <immintrin.h>
 #endif
 
+#if defined(__AVX512F__)
 constexpr int LANES = 16;
+#else
+constexpr int LANES = 8;
+#endif
 
 typedef float Floats __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
