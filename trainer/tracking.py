@@ -132,20 +132,23 @@ def read_metrics(out: Path) -> list[dict]:
 
 
 def plot_curves(out: Path) -> None:
-    """Loss, learning rates, gradient norm and throughput over the steps, into `curves.png`."""
+    """Loss, learning rates, gradient norm, throughput and reward over the steps, into `curves.png`."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     rows = read_metrics(out)
-    figure, axes = pyplot.subplots(1, 4, figsize=(17, 3.6), constrained_layout=True)
-    panels = (
+    panels = [
         ("loss per token (nats)", ("loss", "val_loss")),
         ("learning rate", ("lr_projector", "lr_adapter")),
         ("gradient norm", ("grad_norm",)),
         ("tokens per second", ("tokens_per_second",)),
-    )
+    ]
+    if any("reward" in row for row in rows):
+        panels.append(("reward of sampled answers (CIDEr)", ("reward",)))
+    width = 4.25 * len(panels)
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(width, 3.6), constrained_layout=True)
     for axis, (title, names) in zip(axes, panels, strict=True):
         for name in names:
             points = [(row["step"], row[name]) for row in rows if name in row]

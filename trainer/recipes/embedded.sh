@@ -34,7 +34,7 @@ trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json"
     --data "$DATA/prepared" --init "$RUNS/finetune/final" --out "$RUNS/continue" --resume
 [ -d "$RUNS/reward/final" ] || trainer finetune --config trainer/recipes/embedded-reward.toml \
     --data "$DATA/prepared" --init "$RUNS/continue/final" --out "$RUNS/reward" --resume
-[ -d "$RUNS/mean" ] || trainer average --checkpoints "$RUNS/continue/final" "$RUNS/reward/final" --out "$RUNS/mean"
+[ -d "$RUNS/mean" ] || trainer average --checkpoints "$RUNS/continue/final" "$RUNS/reward/final" --weights 4 6 --out "$RUNS/mean"
 trainer evaluate --checkpoint "$RUNS/mean" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
     --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"

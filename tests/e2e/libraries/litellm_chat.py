@@ -22,7 +22,7 @@ request = {
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "What is in this picture?"},
+                {"type": "text", "text": "What is the man holding?"},
                 {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}},
             ],
         }
