@@ -98,7 +98,7 @@ def test_gpus_share_the_batches_of_a_step(tmp_path, capsys):
 
 
 def test_the_dimensions_of_a_whole_clip_repository_are_its_vision_tower_s(tmp_path):
-    CLIPConfig(vision_config={"hidden_size": 64, "image_size": 28, "patch_size": 14}).save_pretrained(
+    CLIPConfig(vision_config={"hidden_size": 48, "image_size": 28, "patch_size": 14}).save_pretrained(
         tmp_path
     )
     preset = load_preset("phi2")

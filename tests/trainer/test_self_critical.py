@@ -22,7 +22,7 @@ COMMON = {
 }  # fmt: skip
 CRITICAL = {
     "self_critical": ["colour"], "self_critical_samples": 4, "self_critical_tokens": 12,
-    "self_critical_temperature": 0.8, "accumulation": 2,
+    "self_critical_temperature": 1.2, "accumulation": 2,
 }  # fmt: skip
 
 
