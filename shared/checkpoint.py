@@ -226,10 +226,15 @@ class atomic_folder:
 
     A crash at any moment leaves the old `path` or the new one, never half of one. Between the two renames
     that swap them, the old one is called `.NAME.old`; the next writer puts it back.
+
+    Raises:
+        ValueError: `path` must be `new` and already holds something.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
+    def __init__(self, folder: Path, *, new: bool = False):
+        self.folder = Path(folder).resolve() if new else Path(folder)
+        if new and self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
+            raise ValueError(f"{self.folder} already holds something: give a new directory")
         self.scratch = self.folder.with_name(f".{self.folder.name}.partial")
         self.old = self.folder.with_name(f".{self.folder.name}.old")
 

@@ -149,6 +149,24 @@ class MultimodalModel(nn.Module):
         image_embeds = None if features is None else self.project(features)
         return self.language(inputs_embeds=self.embed(input_ids, image_embeds), attention_mask=attention_mask)
 
+    def embed_prompts(self, prompts: list[tuple[list[int], Tensor | None]]) -> tuple[Tensor, Tensor]:
+        """A batch to generate from, padded on the left.
+
+        Args:
+            prompts: (token ids with image slots, features `[images, patches, width]` or None) of each.
+
+        Returns:
+            `inputs_embeds` `[prompts, tokens, hidden]` and `attention_mask` `[prompts, tokens]`.
+        """
+        longest, pad = max(len(ids) for ids, _ in prompts), self.tokenizer.pad_token_id
+        padded = [[pad] * (longest - len(ids)) + ids for ids, _ in prompts]
+        shown = [features for _, features in prompts if features is not None]
+        embeds = self.embed(
+            torch.tensor(padded, device=self.device), self.project(torch.cat(shown)) if shown else None
+        )
+        lengths = torch.tensor([[len(ids)] for ids, _ in prompts], device=self.device)
+        return embeds, (torch.arange(longest, device=self.device)[None] >= longest - lengths).long()
+
     @torch.inference_mode()
     def answer(self, prompts: list[tuple[list, Tensor | None]], max_new_tokens: int = 64) -> list[str]:
         """Greedy answers to a batch, for the trainer's samples and `evaluate`; the service has its engine.
@@ -156,14 +174,9 @@ class MultimodalModel(nn.Module):
         Args:
             prompts: (messages, features) of each; features `[images, patches, width]`, None without an image.
         """
-        rows = []
-        for messages, features in prompts:
-            ids = torch.tensor([self.prompt.encode(messages).input_ids], device=self.device)
-            rows.append(self.embed(ids, None if features is None else self.project(features))[0])
-        longest = max(row.shape[0] for row in rows)
-        embeds = torch.stack([nn.functional.pad(row, (0, 0, longest - row.shape[0], 0)) for row in rows])
-        lengths = torch.tensor([[row.shape[0]] for row in rows], device=self.device)
-        mask = (torch.arange(longest, device=self.device)[None] >= longest - lengths).long()
+        embeds, mask = self.embed_prompts(
+            [(self.prompt.encode(messages).input_ids, features) for messages, features in prompts]
+        )
         output = self.language.generate(
             inputs_embeds=embeds,
             attention_mask=mask,

@@ -21,12 +21,8 @@ from trainer.config import AverageConfig
 
 _TENSORS = ("projector.safetensors", "adapter/adapter_model.safetensors")
 _ADAPTER = "adapter/adapter_config.json"
-_SHAPING = (
-    "r",
-    "lora_alpha",
-    "target_modules",
-    "use_rslora",
-)  # settings that decide what an adapter's weights mean
+# Settings that decide what an adapter's weights mean
+_SHAPING = ("r", "lora_alpha", "target_modules", "use_rslora")
 
 
 def average(config: AverageConfig) -> None:
@@ -42,11 +38,8 @@ def average(config: AverageConfig) -> None:
     first, *others = folders
     for other in others:
         _compare(first, other)
-    out = config.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already holds something: write the mean into a new directory")
     weights = config.weights or [1.0] * len(folders)
-    with atomic_folder(out) as scratch:
+    with atomic_folder(config.out, new=True) as scratch:
         shutil.copy(first / "config.json", scratch / "config.json")
         if (first / _ADAPTER).is_file():
             (scratch / "adapter").mkdir()

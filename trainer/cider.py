@@ -39,7 +39,7 @@ class Cider:
         images = 0
         for references in corpus:
             images += 1
-            frequencies.update({ngram for words in references for ngram in _ngrams(words)})
+            frequencies.update({ngram for words in references for ngram in ngrams(words)})
         rarest = math.log(max(images, 2))
         self._unseen = rarest
         self._idf = {ngram: rarest - math.log(count) for ngram, count in frequencies.items()}
@@ -54,15 +54,15 @@ class Cider:
 
     def _vector(self, words: Words) -> _Vector:
         weights: list[dict[Words, float]] = [{} for _ in range(ORDERS)]
-        for ngram, count in _ngrams(words).items():
+        for ngram, count in ngrams(words).items():
             weights[len(ngram) - 1][ngram] = count * self._idf.get(ngram, self._unseen)
         norms = [math.sqrt(sum(value * value for value in order.values())) for order in weights]
-        return _Vector(
-            weights, norms, max(len(words) - 1, 0)
-        )  # in pairs of words, as pycocoevalcap counts it
+        pairs = max(len(words) - 1, 0)  # pycocoevalcap counts the length in pairs of words
+        return _Vector(weights, norms, pairs)
 
 
-def _ngrams(words: Words) -> Counter[Words]:
+def ngrams(words: Words) -> Counter[Words]:
+    """How often each n-gram of one to `ORDERS` words is there."""
     return Counter(words[i : i + n] for n in range(1, ORDERS + 1) for i in range(len(words) - n + 1))
 
 

@@ -84,7 +84,7 @@ def _tasks(config: EvaluateConfig) -> list:
     if config.perplexity:
         tasks.append(PerplexityTask(config))
     if config.retention:
-        _preset(config)
+        _preset(config)  # an unknown one is said now
         tasks.append(RetentionTask(lambda items: _base_answers(config, items)))
     return tasks
 

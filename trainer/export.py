@@ -46,9 +46,6 @@ def export(config: ExportConfig) -> str:
         CheckpointError: the checkpoint is missing or damaged.
         ValueError: it does not fit the format, or `config.out` already holds something.
     """
-    out = config.out.resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} already holds something: export into a new directory")
     folder = checkpoint_folder(config.checkpoint)
     verify(folder)
     parts = read_config(folder)
@@ -56,7 +53,7 @@ def export(config: ExportConfig) -> str:
     if kind == "auto":
         fits = parts.projector.kind == "mlp2x_gelu" and parts.vision.tower == "clip"
         kind = "llava" if fits else "multimodal"
-    with atomic_folder(out) as scratch:
+    with atomic_folder(config.out, new=True) as scratch:
         if kind == "adapter":
             _adapter(folder, scratch)
         else:

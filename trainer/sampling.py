@@ -35,7 +35,7 @@ def sample_answers(
     state = int(np.random.SeedSequence(seed).generate_state(1, np.uint64)[0])
     generator = torch.Generator(model.device).manual_seed(state)
     past_key_values = DynamicCache(config=model.causal_lm.config)
-    embeds, mask = _left_padded(model, prompts)
+    embeds, mask = model.embed_prompts(prompts)
     position_ids = (mask.cumsum(-1) - 1).clamp(min=0)
     logits = _logits(model, past_key_values, mask, position_ids, inputs_embeds=embeds)
 
@@ -60,17 +60,6 @@ def sample_answers(
         position = position + 1
         logits = _logits(model, past_key_values, mask, position, input_ids=tokens)
     return [answers[start : start + count] for start in range(0, len(answers), count)]
-
-
-def _left_padded(model: MultimodalModel, prompts: list[Prompt]) -> tuple[Tensor, Tensor]:
-    """(`inputs_embeds` `[prompts, tokens, hidden]`, `attention_mask` `[prompts, tokens]`)."""
-    longest = max(len(ids) for ids, _ in prompts)
-    pad = model.tokenizer.pad_token_id
-    input_ids = torch.tensor([[pad] * (longest - len(ids)) + ids for ids, _ in prompts], device=model.device)
-    lengths = torch.tensor([[len(ids)] for ids, _ in prompts], device=model.device)
-    mask = (torch.arange(longest, device=model.device)[None] >= longest - lengths).long()
-    features = torch.cat([features for _, features in prompts])
-    return model.embed(input_ids, model.project(features)), mask
 
 
 def _logits(

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from trainer.evaluation.answering import AnswerError, ServiceAnswerer
+
 # So hot that the end of the answer is hardly ever drawn.
 ENDLESS = {
     "prompt": (None, "Write a very long story."),
@@ -245,3 +247,13 @@ def test_help_names_every_setting(repository: Path):
     for name, field in Settings.model_fields.items():
         assert f"--{name.replace('_', '-')}" in text
         assert name == "transcription" or field.description
+
+
+def test_the_trainers_evaluation_shows_its_key_and_waits_for_a_busy_service(strict_service):
+    items = [("What is the capital of France?", None)] * 8
+    url = strict_service.url
+    answers = ServiceAnswerer(url, concurrency=8, max_new_tokens=8, api_key="secret-1")(items)
+    assert len(set(answers)) == 1 and answers[0]
+    assert "POST /generate 429" in strict_service.log  # two requests at once are its limit
+    with pytest.raises(AnswerError, match="answered 401"):
+        ServiceAnswerer(url)(items[:1])

@@ -162,6 +162,6 @@ def test_a_directory_that_holds_something_is_left_alone(checkpoint, tmp_path, ca
     for out in (run, folder, folder.parent):
         arguments = ["export", "--checkpoint", str(folder), "--out", str(out), "--format", "adapter"]
         assert main(arguments) == 2
-        assert "already holds something: export into a new directory" in capsys.readouterr().err
+        assert "already holds something: give a new directory" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_text() == "weeks of work"
     assert sorted(folder.iterdir()) == before

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from trainer.cider import ORDERS, ngrams
+
 CHUNK = 256  # queries compared at once with all photographs
-ORDERS = 4  # n-grams of 1 to 4 words, as CIDEr
 _WORD = re.compile(r"[a-z0-9']+")
 
 
@@ -44,8 +45,10 @@ def _most_similar(similarity: np.ndarray, count: int) -> np.ndarray:
 
 def _ngrams(caption: str) -> list[Counter[tuple[str, ...]]]:
     """Counts of a caption's n-grams, one Counter per order."""
-    words = _WORD.findall(caption.lower())
-    return [Counter(tuple(words[i : i + n]) for i in range(len(words) - n + 1)) for n in range(1, ORDERS + 1)]
+    counts = [Counter() for _ in range(ORDERS)]
+    for gram, count in ngrams(tuple(_WORD.findall(caption.lower()))).items():
+        counts[len(gram) - 1][gram] = count
+    return counts
 
 
 class Consensus:

@@ -23,8 +23,8 @@ class Row(ctypes.Structure):
 
 
 class KeyValues:
-    """Memory of one sequence, as in `attention.h`: `[layers, kv_heads, capacity / 16, head_dim, 16]` keys and
-    `[layers, kv_heads, capacity, head_dim]` values."""
+    """Memory of one sequence, laid out by `attention.h`: of every layer and key/value head, what belongs to the
+    tokens of a block lies together, keys and values."""
 
     def __init__(self, layers: int, kv_heads: int, head_dim: int, tokens: int, dtype: torch.dtype) -> None:
         blocks = -(-tokens // BLOCK)
