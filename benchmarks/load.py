@@ -29,13 +29,14 @@ class Call:
 
 @dataclass
 class Outcome:
-    """Times in seconds since the load began."""
+    """Times in seconds since the load began; `text` where the server ends its stream with the whole answer."""
 
     due: float
     first: float = 0.0
     end: float = 0.0
     gaps: list[float] = field(default_factory=list)
     tokens: int = 0
+    text: str = ""
     error: str = ""
 
     @property
@@ -82,6 +83,7 @@ async def _read(reader: asyncio.StreamReader, outcome: Outcome, begin: float, ca
             if (
                 "usage" in data and "finish_reason" in data
             ):  # the whole answer at the end of /generate's stream
+                outcome.text = data["text"]
                 continue
             if last:
                 outcome.gaps.append(now - last)
@@ -108,7 +110,10 @@ async def closed_loop(url: str, calls: list[Call], clients: int, seconds: float)
 
 
 async def open_loop(url: str, calls: list[Call], rate: float, seconds: float, seed: int) -> list[Outcome]:
-    """Calls arrive at random (Poisson), `rate` a second on average, whether or not others are answered."""
+    """Calls arrive at random (Poisson), `rate` a second on average, whether or not others are answered.
+
+    The outcomes come in the order of the calls.
+    """
     rng, due, begin = random.Random(seed), 0.0, time.perf_counter()
     tasks = []
     while (due := due + rng.expovariate(rate)) < seconds:

@@ -26,9 +26,10 @@ class Peer:
     ready: str
 
 
-def form_call(image: bytes, question: str, tokens: int) -> Call:
-    """POST /generate with a photograph, streamed."""
-    fields = {"prompt": question, "max_new_tokens": tokens, "stream": "true", "ignore_eos": "true"}
+def form_call(image: bytes, question: str, tokens: int, ignore_eos: bool = True) -> Call:
+    """POST /generate with a photograph, streamed, greedy."""
+    fields = {"prompt": question, "max_new_tokens": tokens, "stream": "true", "temperature": 0}
+    fields |= {"ignore_eos": "true"} if ignore_eos else {}
     boundary = uuid.uuid4().hex
     parts = [
         f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -98,6 +99,7 @@ PEERS = {
     "generate-one-by-one": service("--engine", "sequential"),
     "static-batch": plain("static-batch", lambda args: sys.executable),
     "litserve": plain("litserve", lambda args: args.litserve_python or sys.executable),
+    "continuous-batching": plain("continuous-batching", lambda args: sys.executable),
     "llama.cpp": Peer(llama_cpp, text_call, "/health"),
     "vllm-cpu-text": Peer(vllm_server, text_call, "/health"),
 }

@@ -131,7 +131,7 @@ def measure(name: str, rows: int, row_tokens: int) -> dict:
         setup.model, dtype=setup.dtype, quantization=setup.quantization, attn_implementation=setup.attention
     )
     if setup.gradient_checkpointing:
-        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
     if setup.stage == "finetune":
         rank, alpha, dropout = setup.lora
         targets = model.config.language.lora_targets

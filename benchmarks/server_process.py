@@ -1,9 +1,11 @@
 """A server in a process of its own: started, waited for, its processor time and memory read from /proc."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -65,6 +67,17 @@ class ServerProcess:
                     total += int(line.split()[1])
         return round(total / 1024, 1)
 
+    def memory_mib(self) -> float:
+        """What the processes hold now, pages that they share counted once."""
+        total = 0
+        for pid, _ in self._members():
+            try:
+                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            except OSError:  # it ended meanwhile
+                continue
+            total += int(re.search(r"^Pss: +(\d+)", text, re.MULTILINE)[1])
+        return round(total / 1024, 1)
+
     def _stats(self) -> list[list[str]]:
         return [stat for _, stat in self._members()]
 
@@ -94,3 +107,37 @@ class ServerProcess:
             time.sleep(0.5)
         self.__exit__()
         raise RuntimeError(f"{self.name} was not ready after {timeout:.0f} s:\n{log.read_text()[-2000:]}")
+
+
+class Memory:
+    """Samples the memory of a server inside `with`.
+
+    Args:
+        every: seconds between samples.
+
+    Attributes:
+        samples: (seconds since the start, MiB).
+    """
+
+    def __init__(self, server: ServerProcess, every: float) -> None:
+        self._server, self._every = server, every
+        self._over = threading.Event()
+        self.samples: list[tuple[float, float]] = []
+
+    @property
+    def peak(self) -> float:
+        return max((mib for _, mib in self.samples), default=0.0)
+
+    def __enter__(self) -> "Memory":
+        self._thread = threading.Thread(target=self._sample)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        begin = time.monotonic()
+        while not self._over.wait(self._every):
+            self.samples.append((time.monotonic() - begin, self._server.memory_mib()))

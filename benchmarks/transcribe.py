@@ -18,7 +18,6 @@ import re
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -26,7 +25,8 @@ import httpx
 import jiwer
 import numpy as np
 
-from benchmarks.server_process import ServerProcess
+from benchmarks.serve import commit
+from benchmarks.server_process import Memory, ServerProcess
 from service.settings import TranscriptionSettings
 from service.transcription import Transcriber
 from shared.media import SAMPLE_RATE, decode_audio
@@ -137,14 +137,14 @@ def measure_long(args: argparse.Namespace) -> dict:
     command += ["1000000000", "--request-timeout", "7200", "--transcription.threads", str(args.threads)]
     with ServerProcess("service", command, "/ready", args.out / "service.log") as server:
         hear(server.url, file.with_suffix(".short.mp3"))  # what is allocated once is no part of the growth
-        memory = Memory(server)
-        idle = memory.now()
+        memory = Memory(server, every=0.25)
+        idle = server.memory_mib()
         begin = time.perf_counter()
         with memory:
             first, answer = hear(server.url, file)
         seconds = time.perf_counter() - begin
         time.sleep(5)
-        after = memory.now()
+        after = server.memory_mib()
     return {
         "audio_seconds": answer["duration"],
         "seconds": round(seconds, 1),
@@ -200,46 +200,6 @@ def hear(url: str, file: Path) -> tuple[float, dict]:
                     sys.exit(f"the service failed: {answer}")
                 return first, answer
     sys.exit("the stream ended early")
-
-
-class Memory:
-    """Memory of a server's processes, pages that they share counted once; sampled four times a second inside
-    `with`."""
-
-    def __init__(self, server: ServerProcess) -> None:
-        self._server = server
-        self._over = threading.Event()
-        self.peak = 0.0
-
-    def now(self) -> float:
-        """In MiB."""
-        total = 0
-        for pid, _ in self._server._members():
-            try:
-                text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-            except OSError:  # it ended meanwhile
-                continue
-            total += int(re.search(r"^Pss: +(\d+)", text, re.MULTILINE)[1])
-        return round(total / 1024, 1)
-
-    def __enter__(self) -> "Memory":
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._over.wait(0.25):
-            self.peak = max(self.peak, self.now())
-
-
-def commit() -> str:
-    return subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
 
 
 if __name__ == "__main__":

@@ -129,7 +129,7 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
     planned = simulate(setup)
     model = build_model(config, dtype="float32", attn_implementation="eager")
     if checkpointing:
-        model.language.gradient_checkpointing_enable({"use_reentrant": False})
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
     model.language = attach_lora(model.language, config.language.lora_targets, rank=4, alpha=8, dropout=0.1)
     batch = make_batch(model, setup)
     tracker = StepTracker(model.causal_lm.config.vocab_size)

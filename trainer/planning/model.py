@@ -93,7 +93,7 @@ def build_planned(
     vision = _tower(config.vision)
     projector = build_projector(config.projector, vision.width, language.config.hidden_size)
     if checkpointing:
-        language.gradient_checkpointing_enable({"use_reentrant": False})
+        language.activation_checkpointing_enable({"use_reentrant": False})
     if stage == "finetune":
         rank, alpha, dropout = lora
         language = attach_lora(
