@@ -88,9 +88,9 @@ def test_a_run_is_planned_with_the_model_that_it_starts_from_and_to_its_end(tmp_
     assert main(["plan", "--run", str(run)]) == 2
 
 
-def test_gpus_share_the_batches_of_a_step(tmp_path, capsys):
+def test_gpus_share_the_batches_of_a_step(tmp_path, tiny_preset, capsys):
     out = tmp_path / "plan.json"
-    flags = ["plan", "--preset", "embedded", "--gpus", "4", "--out", str(out)]
+    flags = ["plan", "--preset", str(tiny_preset()), "--gpus", "4", "--out", str(out)]
     assert main([*flags, "--batch-tokens", "16384"]) == 0
     assert json.loads(out.read_text())["accumulation"] == 4
     assert main([*flags, "--accumulation", "2"]) == 2
@@ -157,10 +157,10 @@ def test_checkpointing_and_four_bits_save_memory(tiny_preset):
     assert packed.parameters == plain.parameters
 
 
-def test_mistakes_are_said(capsys):
-    assert main(["plan", "--preset", "embedded", "--gpu-memory", "0.7"]) == 2
-    assert "smaller" in capsys.readouterr().err
-    assert main(["plan", "--preset", "embedded", "--gpu-memory", "0.7GiB"]) == 2
-    assert "smaller" in capsys.readouterr().err
+def test_mistakes_are_said(tiny_preset, capsys):
+    for memory in ("0.64", "0.64GiB"):
+        flags = ["--quantization", "none", "--no-gradient-checkpointing", "--gpu-memory", memory]
+        assert main(["plan", "--preset", str(tiny_preset()), *flags]) == 2
+        assert "smaller" in capsys.readouterr().err
     assert main(["plan", "--gpu", "abacus"]) == 2
     assert "A100" in capsys.readouterr().err
