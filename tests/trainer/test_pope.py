@@ -7,7 +7,14 @@ import pytest
 from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
 
 from trainer.evaluation.config import EvaluateConfig
-from trainer.evaluation.pope import PopeTask, build_pope, pope_scores, read_pope, read_reply
+from trainer.evaluation.pope import (
+    PopeTask,
+    build_pope,
+    pope_scores,
+    read_objects,
+    read_pope,
+    read_reply,
+)
 
 OBJECTS = {
     "a.jpg": ["person", "dog", "dog", "frisbee"],
@@ -98,3 +105,27 @@ def test_a_label_that_is_neither_yes_nor_no_is_said(tmp_path):
     file.write_text('{"image": "x.jpg", "text": "Is there a dog?", "label": "maybe"}')
     with pytest.raises(ValueError, match=r"pope_random.jsonl, question 1: its label is 'maybe'"):
         read_pope(file)
+
+
+def test_boxes_come_from_lines_or_from_cocos_instances(tmp_path):
+    lines = tmp_path / "boxes.jsonl"
+    records = [{"image": image, "objects": [{"name": n} for n in names]} for image, names in OBJECTS.items()]
+    lines.write_text("\n".join(map(json.dumps, records)))
+    kinds = sorted({name for names in OBJECTS.values() for name in names})
+    instances = {
+        "images": [{"id": 10 + i, "file_name": image} for i, image in enumerate(OBJECTS)],
+        "categories": [{"id": 90 - i, "name": name} for i, name in enumerate(kinds)],
+        "annotations": [
+            {"image_id": 10 + i, "category_id": 90 - kinds.index(name), "bbox": [0, 0, 1, 1], "iscrowd": 0}
+            for i, names in enumerate(OBJECTS.values())
+            for name in names
+        ],
+    }
+    coco = tmp_path / "instances_val2014.json"
+    coco.write_text(json.dumps(instances))
+    assert (
+        read_objects(coco) == read_objects(lines) == {image: list(names) for image, names in OBJECTS.items()}
+    )
+    coco.write_text(json.dumps(instances | {"categories": []}))
+    with pytest.raises(ValueError, match=r"instances_val2014\.json is neither"):
+        read_objects(coco)

@@ -31,7 +31,8 @@ class EvaluateConfig(Settings):
     gqa: Path | None = Field(None, description="GQA: its balanced questions JSON.")
     pope: list[Path] = Field([], description="POPE: JSONL files of yes/no questions, one per setting.")
     pope_boxes: Path | None = Field(
-        None, description="JSONL of image and objects (name): POPE questions are built from it."
+        None,
+        description="POPE questions are built from it: JSONL of image and objects (name), or COCO's instances.",
     )
     perplexity: list[Path] = Field(
         [], description="LLaVA records: perplexity of their answers (with --checkpoint)."

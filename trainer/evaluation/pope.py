@@ -137,7 +137,7 @@ class PopeTask:
     def __init__(self, config: EvaluateConfig):
         questions = [question for path in config.pope for question in read_pope(path)]
         if config.pope_boxes:
-            questions += build_pope(_objects(config.pope_boxes))
+            questions += build_pope(read_objects(config.pope_boxes))
         self.questions = _limited(questions, config.limit)
         if not self.questions:
             raise ValueError("pope: no questions; an image needs three kinds of objects")
@@ -175,8 +175,27 @@ def _limited(questions: list[PopeQuestion], limit: int | None) -> list[PopeQuest
     return [q for (_, label), group in groups.items() for q in evenly(group, half[label])]
 
 
-def _objects(path: Path) -> dict[str, list[str]]:
+def read_objects(path: Path) -> dict[str, list[str]]:
+    """Image -> names of the objects in it, from JSONL of `image` and `objects`, or from COCO's instances_*.json.
+
+    Raises ValueError naming the file where it is neither.
+    """
+    records = read_records(path)
     try:
-        return {r["image"]: [found["name"] for found in r["objects"]] for r in read_records(path)}
+        if len(records) == 1 and "annotations" in records[0]:
+            return _coco_objects(records[0])
+        return {r["image"]: [found["name"] for found in r["objects"]] for r in records}
     except (KeyError, TypeError) as error:
-        raise ValueError(f"{path} has no image and objects with names: {error}") from error
+        raise ValueError(
+            f"{path} is neither lines of image and objects with names nor COCO's instances: {error}"
+        ) from error
+
+
+def _coco_objects(instances: dict) -> dict[str, list[str]]:
+    """Crowds count: where a crowd of people is, "person" is not absent."""
+    names = {category["id"]: category["name"] for category in instances["categories"]}
+    files = {image["id"]: image["file_name"] for image in instances["images"]}
+    objects: dict[str, list[str]] = {file: [] for file in files.values()}
+    for box in instances["annotations"]:
+        objects[files[box["image_id"]]].append(names[box["category_id"]])
+    return objects
