@@ -73,10 +73,21 @@ def service(*options: str) -> Peer:
     return Peer(command, form_call, "/ready")
 
 
-def plain(kind: str, python: Callable[[argparse.Namespace], str]) -> Peer:
+def plain(module: str, *options: str) -> Peer:
+    """A server of this folder; LitServe's runs in the Python that has it."""
+
     def command(args: argparse.Namespace) -> list[str]:
-        program = [python(args), "-m", "benchmarks.plain_servers", kind, "--port", "{port}"]
-        return [*program, "--checkpoint", args.checkpoint]
+        python = (args.litserve_python if "litserve" in module else None) or sys.executable
+        return [
+            python,
+            "-m",
+            f"benchmarks.{module}",
+            *options,
+            "--port",
+            "{port}",
+            "--checkpoint",
+            args.checkpoint,
+        ]
 
     return Peer(command, json_call, "/health")
 
@@ -87,7 +98,15 @@ def llama_cpp(args: argparse.Namespace) -> list[str]:
 
 
 def vllm_server(args: argparse.Namespace) -> list[str]:
-    program = [args.vllm_python, "-m", "vllm.entrypoints.openai.api_server", "--model", args.vllm_model]
+    memory = ["env", "VLLM_CPU_KVCACHE_SPACE=2"]  # GiB; without, it takes most of the machine's
+    program = [
+        *memory,
+        args.vllm_python,
+        "-m",
+        "vllm.entrypoints.openai.api_server",
+        "--model",
+        args.vllm_model,
+    ]
     options = ["--enable-prompt-embeds", "--max-model-len", "2048", "--max-num-seqs", "32"]
     return [*program, *options, "--dtype", args.vllm_dtype, "--port", "{port}"]
 
@@ -97,9 +116,9 @@ PEERS = {
     "service-int8": service("--quantize", "int8"),
     "service-transformers": service("--decoder", "transformers"),
     "generate-one-by-one": service("--engine", "sequential"),
-    "static-batch": plain("static-batch", lambda args: sys.executable),
-    "litserve": plain("litserve", lambda args: args.litserve_python or sys.executable),
-    "continuous-batching": plain("continuous-batching", lambda args: sys.executable),
+    "static-batch": plain("plain_servers", "static-batch"),
+    "litserve": plain("litserve_server"),
+    "continuous-batching": plain("plain_servers", "continuous-batching"),
     "llama.cpp": Peer(llama_cpp, text_call, "/health"),
     "vllm-cpu-text": Peer(vllm_server, text_call, "/health"),
 }

@@ -1,8 +1,8 @@
 """The servers that one would write first, to compare with, over the model that the service runs.
 
-`static-batch` collects requests for a moment and answers them together with transformers' `generate`; `litserve`
-leaves that to LitServe; `continuous-batching` hands each request to transformers' continuous batching. Every answer
-has its full length.
+`static-batch` collects requests for a moment and answers them together with transformers' `generate`;
+`continuous-batching` hands each request to transformers' continuous batching. Every answer has its full length.
+LitServe has a module of its own.
 """
 
 import argparse
@@ -149,46 +149,19 @@ def serve(predict: Callable[[Question], Awaitable[dict]], port: int) -> None:
     uvicorn.run(app, port=port, log_level="warning")
 
 
-def litserve(checkpoint: str, port: int, batch_size: int, wait: float) -> None:
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device: str) -> None:
-            self.model = load_model(checkpoint, device="cpu")
-
-        def decode_request(self, request: dict) -> Question:
-            return Question(**request)
-
-        def predict(self, batch: list[Question]) -> list[dict]:
-            return answer(self.model, batch)
-
-        def batch(self, inputs: list[Question]) -> list[Question]:
-            return inputs
-
-        def unbatch(self, output: list[dict]) -> list[dict]:
-            return output
-
-        def encode_response(self, output: dict) -> dict:
-            return output
-
-    api = Api(max_batch_size=batch_size, batch_timeout=wait)
-    litserve.LitServer(api, accelerator="cpu", timeout=600).run(port=port, generate_client_file=False)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=["static-batch", "litserve", "continuous-batching"])
+    parser.add_argument("kind", choices=["static-batch", "continuous-batching"])
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--checkpoint", default="embedded")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--wait", type=float, default=0.05, help="seconds that a batch waits for company")
     args = parser.parse_args()
-    if args.kind == "litserve":
-        litserve(args.checkpoint, args.port, args.batch_size, args.wait)
-    elif args.kind == "continuous-batching":
-        continuous_batching(load_model(args.checkpoint, device="cpu"), args.port)
+    model = load_model(args.checkpoint, device="cpu")
+    if args.kind == "continuous-batching":
+        continuous_batching(model, args.port)
     else:
-        static_batch(load_model(args.checkpoint, device="cpu"), args.port, args.batch_size, args.wait)
+        static_batch(model, args.port, args.batch_size, args.wait)
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ def memory_rate(size: int = 2**28, rounds: int = 5) -> float:
 
 
 def matrix_rate(dtype: torch.dtype, size: int = 1024, rounds: int = 5) -> float:
-    """Operations a second of a square product (int8: the rate of `torch._int_mm`)."""
+    """Operations a second of a square product; int8: of `torch._int_mm`, or of float32 where that is faster."""
     if dtype == torch.int8:
         a = torch.randint(-5, 5, (size, size), dtype=dtype)
-        return 2 * size**3 / best(lambda: torch._int_mm(a, a), rounds)
+        whole = 2 * size**3 / best(lambda: torch._int_mm(a, a), rounds)
+        return max(whole, matrix_rate(torch.float32, size, rounds))
     a = torch.randn(size, size).to(dtype)
     return 2 * size**3 / best(lambda: a @ a, rounds)
 
@@ -79,7 +80,7 @@ def main() -> None:
     embedding = 0 if config.tie_word_embeddings else config.vocab_size * config.hidden_size
     weights = sum(parameter.numel() for parameter in lm.parameters()) - embedding
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    kv_bytes = 2 * 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * args.context
+    kv_values = 2 * config.num_hidden_layers * config.num_key_value_heads * head_dim * args.context
     print(f"{weights / 1e6:.1f} M weights a token, {torch.get_num_threads()} threads")
     for name in args.formats:
         decoder = NativeDecoder(
@@ -92,6 +93,7 @@ def main() -> None:
         for batch in args.batches:
             bandwidth, rate = memory_rate(), matrix_rate(getattr(torch, name))
             seconds = decode_seconds(decoder, config.hidden_size, batch, args.context, args.steps)
+            kv_bytes = kv_values * (4 if name == "float32" else 2)
             memory = (weights * BYTES[name] + kv_bytes * batch) / bandwidth
             compute = 2 * weights * batch / rate
             limit = batch / max(memory, compute)
