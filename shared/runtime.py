@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import warnings
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
@@ -23,6 +24,8 @@ def tune_process(*, keep_freed_memory: bool) -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     # It warns at every start that a kernel from the hub is missing, which nobody here asked for
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    # PEFT asks transformers by the old name wherever adapters are attached
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     if keep_freed_memory:
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc only
         if mallopt is not None:
