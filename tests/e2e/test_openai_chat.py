@@ -77,6 +77,23 @@ def test_a_stream_is_the_same_answer_in_pieces(chat):
     assert last.choices == [] and last.usage.total_tokens == whole.usage.total_tokens
 
 
+def test_load_generators_read_the_usage_from_each_chunk(chat):
+    """guidellm's request: vLLM's `continuous_usage_stats` and `ignore_eos`."""
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    chunks = list(
+        chat(
+            "Hello!",
+            stream=True,
+            stream_options=options,
+            max_completion_tokens=9,
+            extra_body={"ignore_eos": True},
+        )
+    )
+    counts = [chunk.usage.completion_tokens for chunk in chunks]
+    assert counts == sorted(counts) and counts[0] < counts[-1] == 9
+    assert len({chunk.usage.prompt_tokens for chunk in chunks}) == 1
+
+
 def test_a_stream_without_usage_has_none(chat):
     assert all(chunk.choices and chunk.usage is None for chunk in chat("Hello!", stream=True))
 

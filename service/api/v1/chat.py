@@ -14,7 +14,7 @@ from service.api.streaming import EventStream
 from service.api.v1.completions import ChatCompletion, Completion
 from service.api.v1.dialogue import turns
 from service.api.v1.models import require_model
-from service.api.v1.requests import ChatRequest, refuse_unsupported
+from service.api.v1.requests import ChatRequest, StreamOptions, refuse_unsupported
 from service.auth import require_key
 from service.pipeline import Prepared, Question, prepare
 from service.runtime import Runtime
@@ -62,8 +62,13 @@ async def chat_completions(request: Request, runtime: RuntimeDependency) -> Resp
         answers = await stack.enter_async_context(
             generating(runtime, prepared, ticket, n=chat.n, param="messages")
         )
-        options = chat.stream_options
-        completion = Completion(runtime, answers, stream_usage=bool(options and options.include_usage))
+        options = chat.stream_options or StreamOptions()
+        completion = Completion(
+            runtime,
+            answers,
+            stream_usage=options.include_usage,
+            continuous_usage=options.continuous_usage_stats,
+        )
         if chat.stream:
             return EventStream(completion.chunks(begin), stack.pop_all())
         return JSONResponse((await while_connected(request, completion.whole())).model_dump())

@@ -97,14 +97,23 @@ class Completion:
 
     Args:
         stream_usage: end a stream with a chunk of the usage.
+        continuous_usage: then have the usage so far in each chunk, too.
     """
 
-    def __init__(self, runtime: Runtime, answers: Sequence[Answer], *, stream_usage: bool = False) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        answers: Sequence[Answer],
+        *,
+        stream_usage: bool = False,
+        continuous_usage: bool = False,
+    ) -> None:
         self._id = f"chatcmpl-{answers[0].id}"
         self._created = int(time.time())
         self._model = answers[0].model
         self._answers = answers
         self._stream_usage = stream_usage
+        self._continuous_usage = continuous_usage
         self._tokenizer = runtime.model.tokenizer
         self._eos_token_ids = runtime.model.eos_token_ids
         self._timeout = runtime.settings.request_timeout
@@ -152,7 +161,8 @@ class Completion:
         logprobs = self._logprobs(tokens) if tokens else None
         logprobs = logprobs.model_dump() if logprobs and logprobs.content else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        usage = {"usage": None} if self._stream_usage else {}
+        so_far = self._usage().model_dump() if self._continuous_usage else None
+        usage = {"usage": so_far} if self._stream_usage else {}
         return data_event(self._head() | {"choices": [choice]} | usage)
 
     def _head(self) -> dict[str, Any]:

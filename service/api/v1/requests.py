@@ -68,6 +68,9 @@ class StreamOptions(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     include_usage: bool = Field(False, description="End the stream with a chunk that has the `usage`.")
+    continuous_usage_stats: bool = Field(
+        False, description="With `include_usage`: have the `usage` so far in each chunk, as vLLM does."
+    )
     include_obfuscation: bool = Field(False, description="Accepted and not used.")
 
 
