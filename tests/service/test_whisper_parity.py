@@ -89,31 +89,31 @@ def whole_words(parts: Iterable) -> list[tuple[str, float, float]]:
     return words
 
 
-@pytest.fixture(scope="module")
-def faster_whispers_words():
+def faster_whispers_words(clips: list[np.ndarray], compute_type: str) -> list[list[tuple[str, float, float]]]:
     import faster_whisper
 
     from service.transcription.whisper import model_location
 
     model = faster_whisper.WhisperModel(
-        model_location("embedded"), "cpu", compute_type="float32", cpu_threads=1
+        model_location("embedded"), "cpu", compute_type=compute_type, cpu_threads=1
     )
-
-    def words(audio: np.ndarray) -> list[tuple[str, float, float]]:
-        segments, _ = model.transcribe(audio, language="en", beam_size=5, word_timestamps=True)
-        return whole_words(word for each in segments for word in each.words)
-
-    return words
+    heard = [model.transcribe(clip, language="en", beam_size=5, word_timestamps=True) for clip in clips]
+    return [whole_words(word for each in segments for word in each.words) for segments, _ in heard]
 
 
-async def test_word_times_are_faster_whispers(exact_transcriber, speech, faster_whispers_words):
+async def test_word_times_are_faster_whispers(transcriber, speech):
+    heard = [
+        await transcriber.transcribe(clip, TranscriptionOptions(word_timestamps=True)) for clip, _ in speech
+    ]
+    assert all(each.alignment == "whisper" for each in heard)
+    pieces = [piece for each in heard for piece in each.segments]
+    assert len(pieces) == len(speech)  # each clip without the silence around it
+    cuts = [
+        clip[int(piece.start * SAMPLE_RATE) : int(piece.end * SAMPLE_RATE)]
+        for (clip, _), piece in zip(speech, pieces, strict=True)
+    ]
     differences = []
-    for audio, _ in speech:
-        heard = await exact_transcriber.transcribe(audio, TranscriptionOptions(word_timestamps=True))
-        assert heard.alignment == "whisper"
-        [piece] = heard.segments  # without the silence around it
-        cut = audio[int(piece.start * SAMPLE_RATE) : int(piece.end * SAMPLE_RATE)]
-        expected = faster_whispers_words(cut)
+    for piece, expected in zip(pieces, faster_whispers_words(cuts, "int8"), strict=True):
         found = [(word.word, word.start - piece.start, word.end - piece.start) for word in piece.words]
         same = matching(found, expected)
         assert len(same) >= 0.8 * len(expected)
@@ -122,16 +122,14 @@ async def test_word_times_are_faster_whispers(exact_transcriber, speech, faster_
     assert max(differences) <= 0.15
 
 
-async def test_word_times_of_whole_clips_are_faster_whispers(
-    exact_transcriber, speech, faster_whispers_words
-):
+async def test_word_times_of_whole_clips_are_faster_whispers(exact_transcriber, speech):
     """All but the start of the first word: the path through Whisper's attention begins with the sound, so
     faster-whisper says 0 there, whatever silence leads; here the sound begins where speech was found."""
     differences = []
-    for audio, _ in speech:
-        heard = await exact_transcriber.transcribe(audio, TranscriptionOptions(word_timestamps=True))
+    clips = [clip for clip, _ in speech]
+    for clip, expected in zip(clips, faster_whispers_words(clips, "float32"), strict=True):
+        heard = await exact_transcriber.transcribe(clip, TranscriptionOptions(word_timestamps=True))
         found = [(word.word, word.start, word.end) for each in heard.segments for word in each.words]
-        expected = faster_whispers_words(audio)
         same = matching(found, expected)
         assert len(same) >= 0.8 * len(expected)
         assert (found[0][1], expected[0][1]) == (heard.segments[0].start, 0)
