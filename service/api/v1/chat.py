@@ -62,13 +62,7 @@ async def chat_completions(request: Request, runtime: RuntimeDependency) -> Resp
         answers = await stack.enter_async_context(
             generating(runtime, prepared, ticket, n=chat.n, param="messages")
         )
-        options = chat.stream_options or StreamOptions()
-        completion = Completion(
-            runtime,
-            answers,
-            stream_usage=options.include_usage,
-            continuous_usage=options.continuous_usage_stats,
-        )
+        completion = Completion(runtime, answers, chat.stream_options or StreamOptions())
         if chat.stream:
             return EventStream(completion.chunks(begin), stack.pop_all())
         return JSONResponse((await while_connected(request, completion.whole())).model_dump())

@@ -10,6 +10,7 @@ from service.answer import Answer, interleaved
 from service.api.dependencies import deadline
 from service.api.logprobs import TokenLogprob, token_logprobs
 from service.api.streaming import DONE, data_event
+from service.api.v1.requests import StreamOptions
 from service.engine.interface import TokenEvent
 from service.errors import ApiError
 from service.runtime import Runtime
@@ -96,24 +97,15 @@ class Completion:
     """One request's answers on their way to the client.
 
     Args:
-        stream_usage: end a stream with a chunk of the usage.
-        continuous_usage: then have the usage so far in each chunk, too.
+        options: what a stream has beside the text.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        answers: Sequence[Answer],
-        *,
-        stream_usage: bool = False,
-        continuous_usage: bool = False,
-    ) -> None:
+    def __init__(self, runtime: Runtime, answers: Sequence[Answer], options: StreamOptions) -> None:
         self._id = f"chatcmpl-{answers[0].id}"
         self._created = int(time.time())
         self._model = answers[0].model
         self._answers = answers
-        self._stream_usage = stream_usage
-        self._continuous_usage = continuous_usage
+        self._options = options
         self._tokenizer = runtime.model.tokenizer
         self._eos_token_ids = runtime.model.eos_token_ids
         self._timeout = runtime.settings.request_timeout
@@ -151,7 +143,7 @@ class Completion:
         except ApiError as error:
             yield data_event(error.body())
             return
-        if self._stream_usage:
+        if self._options.include_usage:
             yield data_event(self._head() | {"choices": [], "usage": self._usage().model_dump()})
         yield DONE
 
@@ -161,9 +153,12 @@ class Completion:
         logprobs = self._logprobs(tokens) if tokens else None
         logprobs = logprobs.model_dump() if logprobs and logprobs.content else None
         choice = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
-        so_far = self._usage().model_dump() if self._continuous_usage else None
-        usage = {"usage": so_far} if self._stream_usage else {}
-        return data_event(self._head() | {"choices": [choice]} | usage)
+        return data_event(self._head() | {"choices": [choice]} | self._usage_so_far())
+
+    def _usage_so_far(self) -> dict[str, Any]:
+        if not self._options.include_usage:
+            return {}
+        return {"usage": self._usage().model_dump() if self._options.continuous_usage_stats else None}
 
     def _head(self) -> dict[str, Any]:
         prepared = self._answers[0].prepared
