@@ -116,7 +116,7 @@ def measure(name: str, rows: int, row_tokens: int) -> dict:
     import torch
 
     from shared.checkpoint import build_model
-    from shared.language import attach_lora
+    from shared.lora import attach_lora
     from trainer.objective import Objective, training_precision
     from trainer.planning.simulate import make_batch
 

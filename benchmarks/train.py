@@ -254,7 +254,7 @@ def train_plainly(args, stage: str, folder: Path) -> dict:
     from benchmarks.plain_trainer import train
     from shared.checkpoint import build_model, load_projector, read_config
     from shared.config import load_preset
-    from shared.language import attach_lora
+    from shared.lora import attach_lora
     from trainer.data.prepared import PreparedData
 
     config = settings(args, stage, folder / "run")

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ from shared.language import (
     load_tokenizer,
     make_room_for_pad,
 )
+from shared.lora import PeftModel
 from shared.model import MultimodalModel
 from shared.projector import build_projector
 from shared.sharding import shard_like, whole_tensor

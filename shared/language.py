@@ -1,4 +1,4 @@
-"""The causal language model: loading (bf16, NF4, GGUF), special tokens, LoRA.
+"""The causal language model: loading (bf16, NF4, GGUF), special tokens.
 
 Any causal LM of transformers fits; it is kept whole, its `lm_head` with its bias. A GGUF file is
 dequantised once into a cache directory, so the second start reads plain safetensors.
@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -99,32 +97,6 @@ def make_room_for_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
         model.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=64, mean_resizing=False)
     model.config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
-
-
-def attach_lora(
-    model: PreTrainedModel,
-    targets: tuple[str, ...],
-    *,
-    rank: int,
-    alpha: float,
-    dropout: float,
-) -> PeftModel:
-    """LoRA adapters (Hu et al. 2021) on every Linear named in `targets`; float32 on a base of any dtype.
-
-    Raises:
-        ValueError: a target names no Linear of this model, so it would silently train nothing.
-    """
-    linears = {
-        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
-    }
-    if missing := sorted(set(targets) - linears):
-        raise ValueError(
-            f"no Linear is called {', '.join(missing)}; this model has {', '.join(sorted(linears))}"
-        )
-    config = LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
-    )
-    return get_peft_model(model, config)
 
 
 def _plain_source(config: LanguageConfig) -> str:

@@ -9,10 +9,10 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
-from peft.helpers import disable_input_dtype_casting
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from shared.lora import disable_input_dtype_casting
 from shared.model import MultimodalModel
 from trainer.data.steps import Batch
 from trainer.teacher_forcing import replace_inputs

@@ -27,7 +27,7 @@ from shared.checkpoint import (
     write_model,
 )
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.model import MultimodalModel
 from trainer.align import align_projector
 from trainer.config import TrainConfig

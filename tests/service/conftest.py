@@ -1,5 +1,7 @@
 """Small random models with the real tokenizer and vision tower: fast, and of the structure of real ones."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from transformers import (
@@ -40,6 +42,15 @@ def random_language_model(kind: str, vocab_size: int, eos_token_id: int) -> PreT
     else:
         model = Phi3ForCausalLM(Phi3Config(**sizes, sliding_window=24))
     return model.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers_without_coverage() -> Iterator[None]:
+    """Speech workers that a test starts: the models' imports take half as long again under coverage, and what it
+    saw is lost, since a worker is killed at its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from shared.media import SAMPLE_RATE, decode_audio
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.slow]
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def transcriber():
     transcriber = Transcriber(TranscriptionSettings())
     await transcriber.start()

@@ -8,7 +8,7 @@ from peft import PeftModel
 
 from shared.checkpoint import CheckpointError, atomic_folder, build_model, load_model, save_checkpoint
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.prompt import Image, Message
 
 

@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PhiConfig
 
 from shared.checkpoint import build_model
 from shared.config import ModelConfig, load_preset, preset_names
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.projector import build_projector
 from shared.prompt import Image, Message
 

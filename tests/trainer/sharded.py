@@ -14,7 +14,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from shared.checkpoint import build_model
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.prompt import Message, question_content
 from trainer.config import TrainConfig
 from trainer.data.packing import collate, pack_dialogues

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from shared.checkpoint import build_model, load_model, save_checkpoint
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from trainer.cli import main
 
 

@@ -14,7 +14,7 @@ from transformers import (
 import shared.pretrained  # noqa: F401  registers the classes
 from shared.checkpoint import build_model, load_model, save_checkpoint
 from shared.config import ProjectorConfig, load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.prompt import IMAGE_TOKEN_ID, Message, question_content
 from trainer.cli import main
 from trainer.exporting.llava import fold_bias

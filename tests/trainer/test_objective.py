@@ -15,7 +15,7 @@ from transformers import (
 
 from shared.checkpoint import build_model
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.model import MultimodalModel
 from shared.projector import build_projector
 from shared.prompt import IMAGE_TOKEN_ID, Message, question_content

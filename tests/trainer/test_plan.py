@@ -8,7 +8,7 @@ from transformers import CLIPConfig
 
 from shared.checkpoint import build_model, save_checkpoint
 from shared.config import load_preset
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from trainer.cli import main
 from trainer.config import TrainConfig
 from trainer.objective import Objective, training_precision

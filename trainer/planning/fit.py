@@ -15,7 +15,7 @@ from trainer.planning.simulate import Setup, Step
 CUDA_CONTEXT = 0.6 * 2**30  # bytes that CUDA, its libraries and bitsandbytes take before the first tensor
 FRAGMENTATION = 0.06  # of the GPU's memory: blocks of the allocator that no tensor fits
 LEAST_ROWS = 4  # below, a step's matrices are too small to be worth reading all weights for
-SHALLOW = (2, 4)  # layers
+SHALLOW = (1, 2)  # layers
 FEW, MANY = 1, 8  # rows
 
 

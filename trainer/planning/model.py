@@ -17,10 +17,11 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig
 
 from shared.config import ModelConfig, VisionConfig, resolve_source
-from shared.language import attach_lora
+from shared.lora import attach_lora
 from shared.model import MultimodalModel
 from shared.projector import build_projector
 from shared.vision import ClipTower, VisionTower, load_vision_tower
+from trainer.planning.tracker import StepTracker
 
 NF4_BLOCK, ABSMAX_BLOCK = (
     64,
@@ -106,6 +107,14 @@ def visual_tokens(config: ModelConfig) -> int:
     """Tokens that an image takes in a prompt, without the one that ends it."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         return _tower(config.vision).num_patches
+
+
+@cache
+def vision_flops(config: VisionConfig) -> int:
+    """Floating-point operations of one image in the tower."""
+    with FakeTensorMode(allow_non_fake_inputs=True), StepTracker() as tracker:
+        _tower(config)(torch.empty(1, 3, config.image_size, config.image_size))
+    return tracker.flops
 
 
 def _tower(config: VisionConfig) -> VisionTower:

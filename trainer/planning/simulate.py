@@ -14,7 +14,7 @@ from shared.prompt import IMAGE_TOKEN_ID
 from trainer.data.packing import PackedBatch
 from trainer.data.steps import Batch
 from trainer.objective import Objective, training_precision
-from trainer.planning.model import PlannedModel, build_planned
+from trainer.planning.model import PlannedModel, build_planned, vision_flops
 from trainer.planning.tracker import StepTracker
 
 ADAM_BYTES = {
@@ -92,20 +92,18 @@ def _build(setup: Setup) -> PlannedModel:
 
 def simulate(setup: Setup) -> Step:
     """Compute one step of `setup` without data."""
+    tower = vision_flops(setup.model.vision)
     with FakeTensorMode(allow_non_fake_inputs=True):
         model = _build(setup)
         batch = make_batch(model, setup)
         objective = Objective(model).train()
-        tracker, tower = StepTracker(model.causal_lm.config.vocab_size), StepTracker()
-        with training_precision(model):
-            if setup.accumulates:
-                objective(batch).backward()
-            with tracker:
-                objective(batch).backward()
+        tracker = StepTracker(model.causal_lm.config.vocab_size)
+        if setup.accumulates:
+            for parameter in model.parameters():
+                parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
+        with training_precision(model), tracker:
+            objective(batch).backward()
         tracker.note_gradients(p.grad for p in model.parameters() if p.grad is not None)
-        size = setup.model.vision.image_size
-        with tower:
-            model.vision(torch.empty(1, 3, size, size))
         memory = _resident(model) | {"optimizer": _optimizer_bytes(model, setup.optimizer)}
         if setup.accumulates:
             memory["gradients"] = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
@@ -116,7 +114,7 @@ def simulate(setup: Setup) -> Step:
             memory=memory,
             most=most,
             flops=tracker.flops,
-            vision_flops=tower.flops,
+            vision_flops=tower,
             tokens=setup.rows * setup.row_tokens,
             labels=len(batch.packed.labels),
             images=len(batch.features),

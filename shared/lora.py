@@ -1,0 +1,48 @@
+"""LoRA adapters through PEFT; everything takes PEFT from here."""
+
+from __future__ import annotations
+
+import sys
+
+from torch import nn
+from transformers import PreTrainedModel
+
+# PEFT imports bitsandbytes wherever it is installed, for one helper that nothing here calls, and bitsandbytes
+# loads torch's whole compiler: a third of a process's start. Those who load 4-bit weights import it themselves.
+_loaded = "bitsandbytes" in sys.modules
+if not _loaded:
+    sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
+try:
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft.helpers import disable_input_dtype_casting
+finally:
+    if not _loaded:
+        del sys.modules["bitsandbytes"]
+
+__all__ = ["PeftModel", "attach_lora", "disable_input_dtype_casting"]
+
+
+def attach_lora(
+    model: PreTrainedModel,
+    targets: tuple[str, ...],
+    *,
+    rank: int,
+    alpha: float,
+    dropout: float,
+) -> PeftModel:
+    """LoRA adapters (Hu et al. 2021) on every Linear named in `targets`; float32 on a base of any dtype.
+
+    Raises:
+        ValueError: a target names no Linear of this model, so it would silently train nothing.
+    """
+    linears = {
+        name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, nn.Linear)
+    }
+    if missing := sorted(set(targets) - linears):
+        raise ValueError(
+            f"no Linear is called {', '.join(missing)}; this model has {', '.join(sorted(linears))}"
+        )
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
+    )
+    return get_peft_model(model, config)
