@@ -5,8 +5,9 @@
 First `--engine sequential` (transformers' `generate`, one request after another) answers every question, greedily.
 Then the service is loaded by clients that wait for their answers, which tells its rate, and after that by random
 arrivals at a share of it. Both run in float32, where only a tie of two tokens can make their answers differ;
-those that do are named. Ends with 1 on an error or an answer that is not the oracle's. The growth of memory is
-the slope of a straight line through the second half of the samples, with its standard error.
+those that do are named. Ends with 1 on an error or an answer that is not the oracle's. Memory swings with what
+the kernel reclaims, so samples of one minute are much alike: its growth is the slope of a straight line through
+the means of ten parts of the run, with the standard error of those ten. The first minute is left out.
 """
 
 import argparse
@@ -27,6 +28,9 @@ from benchmarks.load import Call, Outcome, closed_loop, open_loop, send, summary
 from benchmarks.peers import form_call, service
 from benchmarks.serve import QUESTIONS, commit
 from benchmarks.server_process import Memory, ServerProcess
+
+SETTLING = 60  # seconds
+PARTS = 10
 
 
 def main() -> None:
@@ -62,7 +66,9 @@ def main() -> None:
     record |= summary(outcomes, args.objective) | {"peak_mib": memory.peak}
     record |= {"growth_mib_per_hour": round(slope, 1), "growth_standard_error": round(error, 1)}
     record |= {"answers_checked": sum(not outcome.error for outcome in outcomes), "different": len(wrong)}
-    (args.out / "soak.json").write_text(json.dumps(record | {"wrong": wrong[:20]}, indent=2) + "\n")
+    (args.out / "soak.json").write_text(
+        json.dumps(record | {"wrong": wrong[:20], "memory_mib": memory.samples}) + "\n"
+    )
     plot(outcomes, memory.samples, args.out / "soak.png")
     print(json.dumps(record, indent=2))
     sys.exit(bool(record["errors"] or wrong))
@@ -88,9 +94,10 @@ async def one_by_one(url: str, calls: list[Call]) -> list[Outcome]:
 
 
 def growth(samples: list[tuple[float, float]]) -> tuple[float, float]:
-    """MiB an hour and its standard error, from the second half."""
-    seconds, mib = np.array(samples[len(samples) // 2 :]).T
-    coefficients, covariance = np.polyfit(seconds / 3600, mib, 1, cov=True)
+    """MiB an hour and its standard error."""
+    settled = np.array([sample for sample in samples if sample[0] >= SETTLING] or samples)
+    hours, mib = np.array([part.mean(0) for part in np.array_split(settled, PARTS)]).T / [[3600], [1]]
+    coefficients, covariance = np.polyfit(hours, mib, 1, cov=True)
     return float(coefficients[0]), float(np.sqrt(covariance[0, 0]))
 
 
