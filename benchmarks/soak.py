@@ -5,8 +5,8 @@
 First `--engine sequential` (transformers' `generate`, one request after another) answers every question, greedily.
 Then the service is loaded by clients that wait for their answers, which tells its rate, and after that by random
 arrivals at a share of it. Both run in float32, where only a tie of two tokens can make their answers differ;
-those that do are named. Ends with 1 on an error or an answer that is not the oracle's. Memory swings with what
-the kernel reclaims, so samples of one minute are much alike: its growth is the slope of a straight line through
+those that do are named. Ends with 1 on an error or an answer that is not the oracle's. Memory swings by some
+hundred MiB over minutes, so neighbouring samples are much alike: its growth is the slope of a straight line through
 the means of ten parts of the run, with the standard error of those ten. The first minute is left out.
 """
 
