@@ -28,6 +28,7 @@ from PIL import Image, ImageDraw
 pytest_plugins = ["tests.tiny", "tests.whisper_models"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+END_TO_END = REPOSITORY / "tests" / "e2e"
 DATA = REPOSITORY.parent / "shared" / "data"
 LIBRIVOX = Path("/usr/share/pocketsphinx/test/data/librivox")
 
@@ -50,9 +51,22 @@ class SpeechClip(NamedTuple):
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests come first, so that no process is left alone with one of them at the end."""
+    """What takes long comes first, so that no process is left alone with it at the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in slow)
+    items.sort(key=lambda item: (END_TO_END not in item.path.parents, item.path not in slow))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Files stay whole, and those that talk to a service stay together: they share it."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "e2e" if END_TO_END in (config.rootpath / file).parents else file
+
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

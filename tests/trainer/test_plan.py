@@ -38,6 +38,7 @@ def test_parameters_at_full_size(preset, stage, trained, frozen_language):
     assert counts["vision tower"] == (0, 87_456_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", ["pretrain", "finetune"])
 def test_phi2_fits_ten_gib(stage, tmp_path, capsys):
     out = tmp_path / "plan.json"

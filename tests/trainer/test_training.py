@@ -17,6 +17,8 @@ from safetensors.torch import load_file
 from shared.checkpoint import build_model, load_model
 from shared.config import load_preset
 
+pytestmark = pytest.mark.slow
+
 ENV = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 

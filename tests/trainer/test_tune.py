@@ -12,6 +12,8 @@ from trainer.cli import main
 from trainer.config import TrainConfig, load_config
 from trainer.tuning.space import dump_toml, run_settings, search_space
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def base(tiny_preset, colour_records, tmp_path_factory):
