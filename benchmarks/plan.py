@@ -1,7 +1,9 @@
 """Is `trainer plan` right about memory? Six configurations, planned and then run on this machine's CPU.
 
-    python benchmarks/plan.py [--out plan.json] [--rows 4] [--row-tokens 320] [--only NAME ...]
+    python benchmarks/plan.py [--out plan.json] [--rows 4] [--row-tokens 320] [--dtype bfloat16] [--only NAME ...]
 
+The first three compute in float32, the others in `--dtype`: float32, too, on a CPU that multiplies no bfloat16, where
+a step would take many minutes.
 Each configuration runs two optimizer steps in a process of its own: the real model with its real weights, the real
 loss, the real optimizer. Measured is the growth of the process's resident memory, from before the model is loaded to
 its highest point in the second step; freed blocks go back to the system at once, so that what is resident is in use.
@@ -25,13 +27,10 @@ CONFIGURATIONS = {
     "stage 2, float32, checkpointing": {
         "stage": "finetune", "dtype": "float32", "gradient_checkpointing": True,
     },
-    "stage 1, bfloat16, checkpointing": {
-        "stage": "pretrain", "dtype": "bfloat16", "gradient_checkpointing": True,
-    },
-    "stage 2, bfloat16": {"stage": "finetune", "dtype": "bfloat16"},
+    "stage 1, checkpointing": {"stage": "pretrain", "gradient_checkpointing": True},
+    "stage 2, 8-bit AdamW": {"stage": "finetune", "optimizer": "adamw8bit"},
     "stage 2, NF4, checkpointing, 8-bit AdamW": {
-        "stage": "finetune", "dtype": "bfloat16", "quantization": "nf4", "gradient_checkpointing": True,
-        "optimizer": "adamw8bit",
+        "stage": "finetune", "quantization": "nf4", "gradient_checkpointing": True, "optimizer": "adamw8bit",
     },
 }  # fmt: skip
 
@@ -43,22 +42,24 @@ def main() -> int:
     parser.add_argument("--row-tokens", type=int, default=320)
     parser.add_argument("--out", type=Path, help="JSON with every part")
     parser.add_argument("--only", nargs="+", choices=CONFIGURATIONS, default=list(CONFIGURATIONS))
+    parser.add_argument("--dtype", choices=["bfloat16", "float32"], help="default: what this CPU multiplies")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    dtype = args.dtype or _fast_dtype()
     if args.measure:
-        print(json.dumps(measure(args.measure, args.rows, args.row_tokens)))
+        print(json.dumps(measure(setup_of(args.measure, args.rows, args.row_tokens, dtype))))
         return 0
     rows, results = [], {}
     for name in args.only:
-        planned = plan(name, args.rows, args.row_tokens)
-        measured = in_own_process(name, args.rows, args.row_tokens)
+        planned = plan(setup_of(name, args.rows, args.row_tokens, dtype))
+        measured = in_own_process(name, args.rows, args.row_tokens, dtype)
         off = planned["peak"] / measured["peak"] - 1
         results[name] = {"planned": planned, "measured": measured, "off": off}
         rows.append(
             f"{name:<44}{planned['peak'] / 2**20:>10.0f}{measured['peak'] / 2**20:>10.0f}{100 * off:>+8.1f} %"
         )
         print(rows[-1], file=sys.stderr)
-    print(f"embedded preset, {args.rows} rows of {args.row_tokens} tokens")
+    print(f"embedded preset, {args.rows} rows of {args.row_tokens} tokens; float32, the last three {dtype}")
     print(f"{'':<44}{'plan MiB':>10}{'measured':>10}{'off':>8}")
     print("\n".join(rows))
     if args.out:
@@ -66,26 +67,32 @@ def main() -> int:
     return int(any(abs(result["off"]) > TOLERANCE for result in results.values()))
 
 
-def setup_of(name: str, rows: int, row_tokens: int):
+def _fast_dtype() -> str:
+    from shared.language import default_dtype
+
+    return str(default_dtype()).removeprefix("torch.")
+
+
+def setup_of(name: str, rows: int, row_tokens: int, dtype: str):
     """The plan's `Setup`; eager attention is what training on a CPU takes."""
     from shared.config import load_preset
     from trainer.planning.simulate import Setup
 
     return Setup(
         load_preset("embedded"), rows=rows, row_tokens=row_tokens, label_share=0.4, attention="eager",
-        image_every=120, **CONFIGURATIONS[name],
+        image_every=120, **({"dtype": dtype} | CONFIGURATIONS[name]),
     )  # fmt: skip
 
 
-def plan(name: str, rows: int, row_tokens: int) -> dict:
+def plan(setup) -> dict:
     """Planned bytes: by part, and their sum."""
     from trainer.planning.simulate import simulate
 
-    step = simulate(setup_of(name, rows, row_tokens))
+    step = simulate(setup)
     return {"peak": step.peak, "parts": step.memory}
 
 
-def in_own_process(name: str, rows: int, row_tokens: int) -> dict:
+def in_own_process(name: str, rows: int, row_tokens: int, dtype: str) -> dict:
     """`measure` in a fresh process that gives freed memory back."""
     environment = os.environ | {
         "MALLOC_MMAP_THRESHOLD_": "65536",
@@ -104,12 +111,14 @@ def in_own_process(name: str, rows: int, row_tokens: int) -> dict:
         str(rows),
         "--row-tokens",
         str(row_tokens),
+        "--dtype",
+        dtype,
     ]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(name: str, rows: int, row_tokens: int) -> dict:
+def measure(setup) -> dict:
     """Bytes that the model, its optimizer and two steps add to this process."""
     import gc
 
@@ -120,7 +129,6 @@ def measure(name: str, rows: int, row_tokens: int) -> dict:
     from trainer.objective import Objective, training_precision
     from trainer.planning.simulate import make_batch
 
-    setup = setup_of(name, rows, row_tokens)
     for dtype in (
         torch.float32,
         torch.bfloat16,
