@@ -27,4 +27,4 @@ def _exec_untraced(loader: SourceFileLoader, module: ModuleType) -> None:
     try:
         return _exec_module(loader, module)
     finally:
-        tracer.start()
+        tracer.start()  # sys.settrace(tracer) would miss this frame's end, and its stack of frames would slip
