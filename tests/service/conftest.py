@@ -46,8 +46,7 @@ def random_language_model(kind: str, vocab_size: int, eos_token_id: int) -> PreT
 
 @pytest.fixture(scope="module", autouse=True)
 def workers_without_coverage() -> Iterator[None]:
-    """Speech workers that a test starts: the models' imports take half as long again under coverage, and what it
-    saw is lost, since a worker is killed at its end."""
+    """Speech workers that a test starts are killed at their end, and what coverage saw there would be lost."""
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
