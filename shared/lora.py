@@ -8,7 +8,8 @@ from torch import nn
 from transformers import PreTrainedModel
 
 # PEFT imports bitsandbytes wherever it is installed, for one helper that nothing here calls, and bitsandbytes
-# loads torch's whole compiler: 5.6 of the 13.6 seconds of CPU that the service's imports took. Those who load 4-bit weights import it themselves.
+# loads torch's whole compiler: 5.6 of the 13.6 seconds of CPU that the service's imports took. transformers
+# imports it where 4-bit weights are loaded.
 _loaded = "bitsandbytes" in sys.modules
 if not _loaded:
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
