@@ -124,8 +124,6 @@ def measure(setup) -> dict:
 
     import torch
 
-    from shared.checkpoint import build_model
-    from shared.lora import attach_lora
     from trainer.objective import Objective, training_precision
     from trainer.planning.simulate import make_batch
 
@@ -134,20 +132,12 @@ def measure(setup) -> dict:
         torch.bfloat16,
     ):  # the libraries behind matrix products load at the first one
         torch.ones(64, 64, dtype=dtype) @ torch.ones(64, 64, dtype=dtype)
-    _optimizer([torch.nn.Parameter(torch.ones(2))], setup.optimizer)
+    make_optimizer([torch.nn.Parameter(torch.ones(2))], setup.optimizer)
     before, mapped = _resident("VmRSS"), _resident("RssFile")
-    model = build_model(
-        setup.model, dtype=setup.dtype, quantization=setup.quantization, attn_implementation=setup.attention
-    )
-    if setup.gradient_checkpointing:
-        model.language.activation_checkpointing_enable({"use_reentrant": False})
-    if setup.stage == "finetune":
-        rank, alpha, dropout = setup.lora
-        targets = model.config.language.lora_targets
-        model.language = attach_lora(model.language, targets, rank=rank, alpha=alpha, dropout=dropout)
+    model = trained_model(setup)
     for parameter in model.parameters():  # out of the mapped file, whose pages would count as well
         parameter.data = parameter.data.clone()
-    optimizer = _optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
+    optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
     batch, objective = make_batch(model, setup), Objective(model).train()
     gc.collect()
     loaded = _resident("RssAnon") - (before - mapped)
@@ -160,7 +150,26 @@ def measure(setup) -> dict:
     return {"peak": _resident("VmHWM") - before - (_resident("RssFile") - mapped), "loaded": loaded}
 
 
-def _optimizer(parameters: list, name: str):
+def trained_model(setup, device: str = "cpu"):
+    """The model of a `Setup` with its weights, as its stage trains it."""
+    from shared.checkpoint import build_model
+    from shared.lora import attach_lora
+
+    model = build_model(
+        setup.model, dtype=setup.dtype, device=device, quantization=setup.quantization,
+        attn_implementation=setup.attention,
+    )  # fmt: skip
+    if setup.gradient_checkpointing:
+        model.language.activation_checkpointing_enable({"use_reentrant": False})
+    if setup.stage == "finetune":
+        rank, alpha, dropout = setup.lora
+        targets = model.config.language.lora_targets
+        model.language = attach_lora(model.language, targets, rank=rank, alpha=alpha, dropout=dropout)
+    return model
+
+
+def make_optimizer(parameters: list, name: str):
+    """`adamw` or `adamw8bit`."""
     import torch
 
     if name == "adamw8bit":

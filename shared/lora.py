@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 
+import torch
 from torch import nn
 from transformers import PreTrainedModel
 
@@ -16,11 +19,12 @@ if not _loaded:
 try:
     from peft import LoraConfig, PeftModel, get_peft_model
     from peft.helpers import disable_input_dtype_casting
+    from peft.tuners.lora import LoraLayer
 finally:
     if not _loaded:
         del sys.modules["bitsandbytes"]
 
-__all__ = ["PeftModel", "attach_lora", "disable_input_dtype_casting"]
+__all__ = ["PeftModel", "attach_lora", "disable_input_dtype_casting", "merged_adapters"]
 
 
 def attach_lora(
@@ -47,3 +51,27 @@ def attach_lora(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
     )
     return get_peft_model(model, config)
+
+
+@contextlib.contextmanager
+def merged_adapters(model: nn.Module) -> Iterator[None]:
+    """Inside it, adapters are part of the weights they adapt, so that a pass costs what the base model's costs.
+
+    Afterwards the weights are the old ones to the bit. Weights that are not float32 stay apart from their
+    adapters: a sum in bf16 would round these away.
+    """
+    layers = [
+        module
+        for module in model.modules()
+        if isinstance(module, LoraLayer) and module.get_base_layer().weight.dtype == torch.float32
+    ]
+    kept = [layer.get_base_layer().weight.detach().clone() for layer in layers]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer.merge()
+        yield
+    finally:
+        for layer, weight in zip(layers, kept, strict=True):
+            layer.merged_adapters.clear()
+            layer.get_base_layer().weight.data.copy_(weight)

@@ -13,6 +13,7 @@ import copy
 import re
 from functools import lru_cache
 
+from shared.lora import merged_adapters
 from shared.model import MultimodalModel
 from shared.prompt import IGNORE_INDEX, EncodedPrompt
 from trainer.cider import Cider, Words
@@ -83,7 +84,7 @@ class SelfCritic:
             (rollout.prompt, self._maker.features([rollout.image], [int(pack.mirrored)]))
             for pack, rollout in asked
         ]
-        with training_precision(model), autocast(model):
+        with training_precision(model), autocast(model), merged_adapters(model.language):
             answers = sample_answers(
                 model, prompts, self._config.self_critical_samples,
                 max_new_tokens=self._config.self_critical_tokens,

@@ -48,9 +48,10 @@ def is_a_tie(
     if place is None:
         return False
     pixels = [image.pixel_values for image in request.images]
-    images = model.project(model.encode_images(torch.stack(pixels))) if pixels else None
-    embeds = model.embed(torch.tensor([[*request.input_ids, *expected[:place]]]), images)
-    *before, last = model.causal_lm(inputs_embeds=embeds).logits[0, len(request.input_ids) - 1 :]
+    images = model.project(model.encode_images(torch.stack(pixels).to(model.device))) if pixels else None
+    tokens = torch.tensor([[*request.input_ids, *expected[:place]]], device=model.device)
+    embeds = model.embed(tokens, images)
+    *before, last = model.causal_lm(inputs_embeds=embeds).logits[0, len(request.input_ids) - 1 :].cpu()
     sampler = Sampler(request.sampling, request.sampling.seed or 0, request.input_ids)
     for logits in before:
         sampler.choose(logits)
@@ -58,14 +59,27 @@ def is_a_tie(
     return sampler.choose(last).token_id == actual[place]
 
 
+needs_gpu = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")]
+
+
 @pytest.mark.parametrize(
-    ("kind", "decoder"),
-    [("llama", "native"), ("phi", "native"), ("phi3", "native"), ("llama", "transformers")],
+    ("kind", "decoder", "device"),
+    [
+        ("llama", "native", "cpu"),
+        ("phi", "native", "cpu"),
+        ("phi3", "native", "cpu"),
+        ("llama", "transformers", "cpu"),
+        pytest.param("phi", "transformers", "cuda", marks=needs_gpu),
+        pytest.param("phi3", "transformers", "cuda", marks=needs_gpu),
+    ],
 )
-async def test_random_requests_equal_the_oracle(make_model: Callable, kind: str, decoder: str):
+async def test_random_requests_equal_the_oracle(
+    make_model: Callable, monkeypatch: pytest.MonkeyPatch, kind: str, decoder: str, device: str
+):
     if decoder == "native" and shutil.which("c++") is None:
         pytest.skip("no C++ compiler is installed (g++)")
-    model, rng = make_model(kind), random.Random(f"{kind}-{decoder}")
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)  # a GPU's convolutions in float32, too
+    model, rng = make_model(kind).to(device), random.Random(f"{kind}-{decoder}")
     requests = [random_request(model, rng) for _ in range(REQUESTS)]
     requests += rng.choices(requests, k=REQUESTS // 10)  # some come twice
     doomed = set(rng.sample(range(len(requests)), len(requests) // 10))
