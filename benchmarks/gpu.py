@@ -154,7 +154,7 @@ def measure(preset: str, run: dict, folder: Path) -> dict:
 
     from benchmarks.plan import make_optimizer, trained_model
     from shared.config import load_preset
-    from trainer.objective import Objective, training_precision
+    from trainer.objective import Objective
     from trainer.planning.fit import CUDA_CONTEXT
     from trainer.planning.simulate import Setup, make_batch
     from trainer.throughput import peak_flops
@@ -174,10 +174,9 @@ def measure(preset: str, run: dict, folder: Path) -> dict:
     passes = 2 if setup.accumulates else 1
 
     def step() -> torch.Tensor:
-        with training_precision(model):
-            for _ in range(passes):
-                loss = objective(batch) / len(batch.packed.labels)
-                loss.backward()
+        for _ in range(passes):
+            loss = objective(batch) / len(batch.packed.labels)
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         return loss.detach()

@@ -124,7 +124,7 @@ def measure(setup) -> dict:
 
     import torch
 
-    from trainer.objective import Objective, training_precision
+    from trainer.objective import Objective
     from trainer.planning.simulate import make_batch
 
     for dtype in (
@@ -143,8 +143,7 @@ def measure(setup) -> dict:
     loaded = _resident("RssAnon") - (before - mapped)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
     for _ in range(2):
-        with training_precision(model):
-            objective(batch).backward()
+        objective(batch).backward()
         optimizer.step()
         optimizer.zero_grad()
     return {"peak": _resident("VmHWM") - before - (_resident("RssFile") - mapped), "loaded": loaded}

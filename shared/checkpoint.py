@@ -31,7 +31,7 @@ from shared.language import (
     load_tokenizer,
     make_room_for_pad,
 )
-from shared.lora import PeftModel
+from shared.lora import PeftModel, load_lora
 from shared.model import MultimodalModel
 from shared.projector import build_projector
 from shared.sharding import shard_like, whole_tensor
@@ -161,7 +161,7 @@ def load_adapter(model: MultimodalModel, folder: Path, *, merge: bool, trainable
     dtype = model.dtype
     if merge:
         model.language.float()  # a bf16 sum would round the adapter away
-    adapted = PeftModel.from_pretrained(model.language, folder / "adapter", is_trainable=trainable)
+    adapted = load_lora(model.language, folder / "adapter", trainable=trainable)
     model.language = adapted.merge_and_unload().to(dtype) if merge else adapted
     if not trainable:
         model.language.requires_grad_(False)

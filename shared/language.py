@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -22,6 +23,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.activations import NewGELUActivation
 
 from shared.config import LanguageConfig, resolve_source
 
@@ -88,7 +90,17 @@ def load_language_model(
         device_map={"": torch.device(device)},
         **{k: v for k, v in options.items() if v},
     )
+    fuse_activations(model)
     return model.requires_grad_(False).eval()
+
+
+def fuse_activations(model: nn.Module) -> None:
+    """One kernel for `gelu_new` (Phi-2's), of which transformers computes every term by itself: the same function,
+    but training keeps one tensor of the MLP's width for the backward pass instead of five."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, NewGELUActivation):
+                setattr(module, name, nn.GELU(approximate="tanh"))
 
 
 def make_room_for_pad(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import linear
 from transformers import PreTrainedModel
 
 # PEFT imports bitsandbytes wherever it is installed, for one helper that nothing here calls, and bitsandbytes
@@ -18,13 +20,12 @@ if not _loaded:
     sys.modules["bitsandbytes"] = None  # type: ignore[assignment]
 try:
     from peft import LoraConfig, PeftModel, get_peft_model
-    from peft.helpers import disable_input_dtype_casting
     from peft.tuners.lora import LoraLayer
 finally:
     if not _loaded:
         del sys.modules["bitsandbytes"]
 
-__all__ = ["PeftModel", "attach_lora", "disable_input_dtype_casting", "merged_adapters"]
+__all__ = ["PeftModel", "attach_lora", "load_lora", "merged_adapters"]
 
 
 def attach_lora(
@@ -50,7 +51,29 @@ def attach_lora(
     config = LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), task_type="CAUSAL_LM"
     )
-    return get_peft_model(model, config)
+    return _in_dtype_of_inputs(get_peft_model(model, config))
+
+
+def load_lora(model: PreTrainedModel, folder: Path, *, trainable: bool = False) -> PeftModel:
+    """The adapters that PEFT saved in `folder`, on `model`."""
+    return _in_dtype_of_inputs(PeftModel.from_pretrained(model, folder, is_trainable=trainable))
+
+
+class _AdapterLinear(nn.Linear):
+    """A Linear that keeps its weight in float32 for the optimizer and computes in the dtype of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight.to(x.dtype))
+
+
+def _in_dtype_of_inputs(model: PeftModel) -> PeftModel:
+    """Adapters compute as the model around them does; PEFT would take every input of theirs to float32."""
+    for layer in model.modules():
+        if isinstance(layer, LoraLayer):
+            layer.cast_input_dtype_enabled = False
+            for part in (*layer.lora_A.values(), *layer.lora_B.values()):
+                part.__class__ = _AdapterLinear
+    return model
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def start_accelerator(device: str, accumulation: int, max_grad_norm: float) -> A
             f"{state.num_processes} processes share the {accumulation} batches of a step: "
             f"set --accumulation to {state.num_processes} or more"
         )
-    # The model autocasts by itself (trainer/objective.py), with its projector and adapters in float32
+    # The model computes in its own dtype; its projector and adapters are float32 and take care of themselves
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision="no",

@@ -22,7 +22,7 @@ from shared.model import MultimodalModel
 from trainer.config import TrainConfig
 from trainer.data.loader import PackLoader
 from trainer.data.steps import BatchMaker, Step, deal_steps
-from trainer.objective import Objective, training_precision
+from trainer.objective import Objective
 from trainer.schedule import learning_rate_factor
 from trainer.self_critical import SelfCritic
 from trainer.state import Position, newest_state, prune, restore_state, save_state
@@ -114,12 +114,11 @@ class TrainingLoop:
         total = torch.zeros((), device=self.accelerator.device)
         # Accelerate takes means over processes and batches; the loss is a mean over labels
         scale = self.accelerator.num_processes * self.accelerator.gradient_accumulation_steps / step.labels
-        with training_precision(self.model):
-            for batch in batches:
-                with self.accelerator.accumulate(self.objective):
-                    loss = self.objective(batch.to(self.accelerator.device)) * batch.weight
-                    self.accelerator.backward(loss * scale)
-                    total += loss.detach() / step.labels
+        for batch in batches:
+            with self.accelerator.accumulate(self.objective):
+                loss = self.objective(batch.to(self.accelerator.device)) * batch.weight
+                self.accelerator.backward(loss * scale)
+                total += loss.detach() / step.labels
         norm = torch.as_tensor(
             self.accelerator.clip_grad_norm_(self.parameters, self.config.max_grad_norm), dtype=torch.float32
         )

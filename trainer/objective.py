@@ -5,14 +5,10 @@ One forward call holds the whole computation, so that DDP, FSDP and DeepSpeed ca
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from shared.lora import disable_input_dtype_casting
 from shared.model import MultimodalModel
 from trainer.data.steps import Batch
 from trainer.teacher_forcing import replace_inputs
@@ -31,18 +27,17 @@ class Objective(nn.Module):
 
         The batch is on the model's device.
         """
-        packed = batch.packed
-        with autocast(self.model):
+        packed, dtype = batch.packed, self.model.dtype
+        with torch.autocast(self.model.device.type, dtype, enabled=dtype != torch.float32):
             # A batch of text alone projects no images: the projector's gradient is zero, not missing,
             # and every process computes the same graph.
             image_embeds = self.model.project(batch.features)
-            input_ids = packed.input_ids
-            if batch.replaced is not None:
-                with torch.no_grad():
-                    logits = self._logits(batch, input_ids, image_embeds, packed.predictors[batch.replaced])
-                input_ids = replace_inputs(input_ids, packed.targets[batch.replaced], logits.argmax(-1))
-            logits = self._logits(batch, input_ids, image_embeds, packed.predictors)
-        logits = logits.float()
+        input_ids = packed.input_ids
+        if batch.replaced is not None:
+            with torch.no_grad():
+                logits = self._logits(batch, input_ids, image_embeds, packed.predictors[batch.replaced])
+            input_ids = replace_inputs(input_ids, packed.targets[batch.replaced], logits.argmax(-1))
+        logits = self._logits(batch, input_ids, image_embeds, packed.predictors).float()
         if packed.temperatures is not None:
             logits = logits / packed.temperatures[:, None]
         if packed.weights is None:
@@ -57,21 +52,3 @@ class Objective(nn.Module):
             position_ids=batch.packed.position_ids,
         )
         return self.model.logits(hidden.flatten(0, 1)[positions])
-
-
-def autocast(model: MultimodalModel) -> contextlib.AbstractContextManager:
-    """Around a forward pass of a model that trains: projector and adapters are float32, whatever the rest is."""
-    if model.dtype == torch.float32:
-        return contextlib.nullcontext()
-    return torch.autocast(model.device.type, model.dtype)
-
-
-@contextlib.contextmanager
-def training_precision(model: MultimodalModel) -> Iterator[None]:
-    """Around a whole step, backward pass included: float32 adapters take their inputs as autocast gives them.
-
-    PEFT would cast every input to float32 and undo autocast; gradient checkpointing computes layers again
-    in the backward pass, which must see what the forward pass saw (autocast's own state it restores itself).
-    """
-    with disable_input_dtype_casting(model):
-        yield

@@ -21,7 +21,6 @@ from trainer.config import TrainConfig
 from trainer.data.loader import PackLoader
 from trainer.data.packing import Pack, Rollout, share_rows
 from trainer.data.steps import Batch, BatchMaker, Draft
-from trainer.objective import autocast, training_precision
 from trainer.sampling import sample_answers
 
 _WORD = re.compile(r"\w+(?:['-]\w+)*")
@@ -84,7 +83,7 @@ class SelfCritic:
             (rollout.prompt, self._maker.features([rollout.image], [int(pack.mirrored)]))
             for pack, rollout in asked
         ]
-        with training_precision(model), autocast(model), merged_adapters(model.language):
+        with merged_adapters(model.language):
             answers = sample_answers(
                 model, prompts, self._config.self_critical_samples,
                 max_new_tokens=self._config.self_critical_tokens,

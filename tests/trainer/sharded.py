@@ -19,7 +19,7 @@ from shared.prompt import Message, question_content
 from trainer.config import TrainConfig
 from trainer.data.packing import collate, pack_dialogues
 from trainer.data.steps import Batch
-from trainer.objective import Objective, training_precision
+from trainer.objective import Objective
 from trainer.state import Position, newest_state, restore_state, save_state
 
 
@@ -58,8 +58,7 @@ def train(objective: Objective, folder: Path, steps: int, *, writes: bool = True
         position = restore_state(newest, objective.model, optimizer, "data", config)
     for step in range(position.step, position.step + steps):
         batch = batch_of(objective, step)
-        with training_precision(objective.model):
-            (objective(batch) / len(batch.packed.labels)).backward()
+        (objective(batch) / len(batch.packed.labels)).backward()
         optimizer.step()
         optimizer.zero_grad()
         position = Position(step=step + 1, batch=step + 1)

@@ -22,7 +22,7 @@ from shared.prompt import IMAGE_TOKEN_ID, Message, question_content
 from shared.vision import ClipTower
 from trainer.data.packing import collate, pack_dialogues
 from trainer.data.steps import Batch
-from trainer.objective import Objective, training_precision
+from trainer.objective import Objective
 
 RANK, ALPHA = 4, 8
 GROUPS = [
@@ -56,9 +56,8 @@ def gradients(model) -> dict[str, torch.Tensor]:
 
 def step(model, batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     model.zero_grad()
-    with training_precision(model):
-        loss = Objective(model)(batch)
-        loss.backward()
+    loss = Objective(model)(batch)
+    loss.backward()
     return loss.detach(), gradients(model)
 
 

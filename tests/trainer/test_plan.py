@@ -11,7 +11,7 @@ from shared.config import load_preset
 from shared.lora import attach_lora
 from trainer.cli import main
 from trainer.config import TrainConfig
-from trainer.objective import Objective, training_precision
+from trainer.objective import Objective
 from trainer.planning.fit import usable
 from trainer.planning.model import visual_tokens
 from trainer.planning.simulate import Setup, make_batch, parameters, simulate
@@ -134,7 +134,7 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
     model.language = attach_lora(model.language, config.language.lora_targets, rank=4, alpha=8, dropout=0.1)
     batch = make_batch(model, setup)
     tracker = StepTracker(model.causal_lm.config.vocab_size)
-    with training_precision(model), tracker:
+    with tracker:
         Objective(model).train()(batch).backward()
     real = sum(tracker.peak_parts().values())
     resident = ("weights", "optimizer")

@@ -6,7 +6,9 @@ slots is left out, since it looks at values. 4-bit layers are stand-ins with bit
 
 from __future__ import annotations
 
+import contextlib
 import tomllib
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from torch.nn.functional import linear
 from transformers import AutoConfig, AutoModelForCausalLM, CLIPVisionModel, PreTrainedConfig
 
 from shared.config import ModelConfig, VisionConfig, resolve_source
+from shared.language import fuse_activations
 from shared.lora import attach_lora
 from shared.model import MultimodalModel
 from shared.projector import build_projector
@@ -88,6 +91,7 @@ def build_planned(
     if layers is not None:
         sizes.num_hidden_layers = layers
     language = AutoModelForCausalLM.from_config(sizes, dtype=dtype, attn_implementation=attention)
+    fuse_activations(language)
     language.requires_grad_(False).eval()
     if quantization == "nf4":
         _quantize(language, dtype)
@@ -97,10 +101,23 @@ def build_planned(
         language.activation_checkpointing_enable({"use_reentrant": False})
     if stage == "finetune":
         rank, alpha, dropout = lora
-        language = attach_lora(
-            language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
-        )
+        with _nothing_moves():
+            language = attach_lora(
+                language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
+            )
     return PlannedModel(config, vision, projector, language).train()
+
+
+@contextlib.contextmanager
+def _nothing_moves() -> Iterator[None]:
+    """`Module.to` does nothing: newer torch (2.11) cannot move a module of fake tensors. PEFT asks for it when it
+    makes adapters, which are where and as they shall be from the start."""
+    to = nn.Module.to
+    nn.Module.to = lambda self, *args, **kwargs: self
+    try:
+        yield
+    finally:
+        nn.Module.to = to
 
 
 def visual_tokens(config: ModelConfig) -> int:

@@ -13,7 +13,7 @@ from shared.model import MultimodalModel
 from shared.prompt import IMAGE_TOKEN_ID
 from trainer.data.packing import PackedBatch
 from trainer.data.steps import Batch
-from trainer.objective import Objective, training_precision
+from trainer.objective import Objective
 from trainer.planning.model import PlannedModel, build_planned, vision_flops
 from trainer.planning.tracker import StepTracker
 
@@ -101,7 +101,7 @@ def simulate(setup: Setup) -> Step:
         if setup.accumulates:
             for parameter in model.parameters():
                 parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
-        with training_precision(model), tracker:
+        with tracker:
             objective(batch).backward()
         tracker.note_gradients(p.grad for p in model.parameters() if p.grad is not None)
         memory = _resident(model) | {"optimizer": _optimizer_bytes(model, setup.optimizer)}
