@@ -150,6 +150,10 @@ def measure(preset: str, run: dict, folder: Path) -> dict:
     Args:
         run: the plan's setup, `limit` in GiB or None, `steps`.
     """
+    from shared.runtime import tune_process
+
+    tune_process(keep_freed_memory=False)
+
     import torch
 
     from benchmarks.plan import make_optimizer, trained_model

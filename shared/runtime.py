@@ -11,17 +11,18 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # malloc.h
 
 
 def tune_process(*, keep_freed_memory: bool) -> None:
-    """Settings that spare a small machine needless work.
+    """Settings that spare the machine needless work.
 
     OpenMP threads that wait sleep instead of spinning, which would take the cores from whoever has work;
-    torch starts no pool of compile workers. With `keep_freed_memory`, glibc keeps large freed blocks
-    for the next step instead of giving them back to the kernel and faulting them in again, page by
-    page. Values already in the environment stay.
+    torch starts no pool of compile workers; blocks of GPU memory grow, so that little of it lies idle between
+    tensors. With `keep_freed_memory`, glibc keeps large freed blocks for the next step instead of giving them back
+    to the kernel and faulting them in again, page by page. Values already in the environment stay.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "0")
     os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     # It warns at every start that a kernel from the hub is missing, which nobody here asked for
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     # PEFT asks transformers by the old name wherever adapters are attached

@@ -1,11 +1,10 @@
 """What one of several processes does in test_sharding.py: FSDP2 over gloo, three steps from a checkpoint or anew.
 
-torchrun ... -m tests.trainer.sharded PRESET CHECKPOINTS STEPS
+A fork server imports this module once for all of them.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import torch
@@ -65,9 +64,9 @@ def train(objective: Objective, folder: Path, steps: int, *, writes: bool = True
     save_state(folder, objective.model, optimizer, position, "data", config, writes=writes)
 
 
-def main() -> None:
-    preset, folder, steps = sys.argv[1:]
-    distributed.init_process_group("gloo")
+def work(rank: int, processes: int, store: Path, preset: str, folder: Path, steps: int) -> None:
+    """One of the `processes` that meet at the file `store`."""
+    distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     objective = objective_of(preset)
     for layer in objective.model.causal_lm.get_decoder().layers:
         fully_shard(layer)
@@ -75,10 +74,6 @@ def main() -> None:
     for module in objective.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)  # gloo sums where it is asked for a mean
-    train(objective, Path(folder), int(steps), writes=distributed.get_rank() == 0)
+    train(objective, folder, steps, writes=rank == 0)
     distributed.barrier()
     distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,25 +1,29 @@
 """Checkpoints of a model that two processes hold in shards (FSDP2): one process goes on from them, and back."""
 
-import os
-import subprocess
-import sys
+import multiprocessing
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.trainer.sharded import objective_of, train
-
-ENV = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+from tests.trainer.sharded import objective_of, train, work
 
 
 def train_sharded(preset, folder, steps: int) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-         "-m", "tests.trainer.sharded", str(preset), str(folder), str(steps)],
-        env=ENV, capture_output=True, text=True, timeout=3000,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.trainer.sharded"])
+    with tempfile.TemporaryDirectory() as scratch:
+        store = Path(scratch) / "store"
+        ours = [
+            context.Process(target=work, args=(rank, 2, store, str(preset), folder, steps)) for rank in (0, 1)
+        ]
+        for process in ours:
+            process.start()
+        for process in ours:
+            process.join(3000)
+        assert [process.exitcode for process in ours] == [0, 0]
 
 
 @pytest.mark.slow

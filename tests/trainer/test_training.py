@@ -1,6 +1,9 @@
-"""Both stages as real processes: what learns, what stays, a clean stop, and resuming bit for bit."""
+"""Both stages by their command: what learns, what stays, a clean stop of a process, and resuming bit for bit."""
 
+import contextlib
+import io
 import json
+import logging
 import os
 import random
 import shutil
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 
 from shared.checkpoint import build_model, load_model
 from shared.config import load_preset
+from trainer.cli import main
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +31,20 @@ def trainer(*args: object) -> list[str]:
 
 
 def run(*args: object, expect: int = 0) -> str:
-    done = subprocess.run(trainer(*args), env=ENV, capture_output=True, text=True, timeout=300)
-    assert done.returncode == expect, done.stderr[-2000:]
-    return done.stdout + done.stderr
+    """The command in this process, which has imported everything already; what it says."""
+    said = io.StringIO()
+    handler, root = logging.StreamHandler(said), logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            code = main([str(arg) for arg in args])
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+    assert code == expect, said.getvalue()[-2000:]
+    return said.getvalue()
 
 
 def stage(verb: str, data: Path, out: Path, *more: object) -> list[object]:

@@ -105,6 +105,8 @@ def build_planned(
             language = attach_lora(
                 language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
             )
+    if attention != "eager":  # which is what training on a CPU takes
+        _drop_out_as_a_gpu(language)
     return PlannedModel(config, vision, projector, language).train()
 
 
@@ -139,6 +141,20 @@ def _tower(config: VisionConfig) -> VisionTower:
         return load_vision_tower(config, pretrained=False)
     sizes = architecture(config.source)
     return ClipTower(config, CLIPVisionModel(getattr(sizes, "vision_config", sizes)))
+
+
+class MaskDropout(nn.Dropout):
+    """Dropout as a GPU computes it: its mask is kept as booleans, on a CPU as numbers of the input's type."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.native_dropout(x, self.p, True)[0] if self.training else x
+
+
+def _drop_out_as_a_gpu(model: nn.Module) -> None:
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                setattr(module, name, MaskDropout(child.p))
 
 
 class Dequantised(torch.autograd.Function):
