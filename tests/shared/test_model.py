@@ -6,7 +6,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PhiConfig
 
 from shared.checkpoint import build_model
 from shared.config import ModelConfig, load_preset, preset_names
-from shared.lora import attach_lora
+from shared.lora import attach_lora, merged_adapters
 from shared.projector import build_projector
 from shared.prompt import Image, Message
 
@@ -122,3 +122,49 @@ def test_the_embedded_tower_gives_what_timm_computes_layer_by_layer(photo):
     assert not any(parameter.requires_grad for parameter in tower.parameters())
     tower.train()
     assert not tower.model.training
+
+
+@pytest.mark.parametrize("kind", ["llama", "phi"])
+def test_adapters_merged_for_a_while_give_the_same_and_leave_every_bit(tiny_preset, kind):
+    model = build_model(load_preset(str(tiny_preset(kind))), dtype="float32")
+    model.language = attach_lora(
+        model.language, model.config.language.lora_targets, rank=4, alpha=8, dropout=0.1
+    )
+    for name, parameter in model.language.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tokens = torch.randint(0, 100, (2, 9))
+    apart = model(tokens).logits
+    with merged_adapters(model.language):
+        torch.testing.assert_close(model(tokens).logits, apart, rtol=1e-4, atol=1e-4)
+        assert any(not torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(model(tokens).logits, apart)
+
+
+def test_adapters_of_a_bf16_model_learn_in_float32_and_compute_in_bf16(tiny_preset):
+    model = build_model(load_preset(str(tiny_preset("phi"))), dtype="bfloat16")
+    model.language = attach_lora(
+        model.language, model.config.language.lora_targets, rank=4, alpha=8, dropout=0.1
+    )
+    seen = set()
+    for name, module in model.language.named_modules():
+        if name.endswith(("lora_A.default", "lora_B.default")):
+            module.register_forward_hook(
+                lambda _, inputs, output: seen.update((inputs[0].dtype, output.dtype))
+            )
+    model.train()(torch.randint(0, 100, (2, 9))).logits.float().square().mean().backward()
+    assert seen == {torch.bfloat16}
+    learning = [parameter for parameter in model.language.parameters() if parameter.requires_grad]
+    assert {p.dtype for p in learning} == {p.grad.dtype for p in learning} == {torch.float32}
+
+
+def test_phi_with_its_activation_in_one_kernel_is_transformers_phi(tiny_preset):
+    config = load_preset(str(tiny_preset("phi")))
+    model = build_model(config, dtype="float32")
+    theirs = AutoModelForCausalLM.from_pretrained(config.language.source, dtype=torch.float32).eval()
+    assert "NewGELUActivation" in str(theirs) and "NewGELUActivation" not in str(model.language)
+    tokens = torch.randint(0, 100, (2, 9))
+    torch.testing.assert_close(model(tokens).logits, theirs(tokens).logits, rtol=1e-5, atol=1e-5)

@@ -6,6 +6,7 @@ A shard holds the images of a fixed part of the names, so a stopped run goes on 
 from __future__ import annotations
 
 import io
+import itertools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -45,10 +46,11 @@ def write_image_shards(
             if path.is_file():
                 bar.update(len(part))
                 continue
+            converted = pool.map(convert, part.to_pylist())  # goes on while a batch is written
             with new_shard(path, IMAGES) as writer:
                 for first in range(0, len(part), BATCH):
                     batch = part.slice(first, BATCH).to_pylist()
-                    jpegs, errors = zip(*pool.map(convert, batch), strict=True)
+                    jpegs, errors = zip(*itertools.islice(converted, len(batch)), strict=True)
                     columns = [pa.array(batch), pa.array(jpegs, pa.binary()), pa.array(errors, pa.string())]
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=IMAGES))
                     bar.update(len(batch))
