@@ -1,6 +1,8 @@
 """The feature cache gives what the tower gives, continues where it stopped, and knows another tower or image."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -79,3 +81,23 @@ def test_features_beyond_float16_are_refused_by_name(pictures, tiny_preset):
     tower.model.apply(lambda m: m.weight.data.mul_(1e6) if isinstance(m, torch.nn.LayerNorm) else None)
     with pytest.raises(ValueError, match=r"0\.jpg: its features are not finite in float16"):
         build_features(tower, names, ImageFolder(folder), folder)
+
+
+def test_two_runs_on_the_same_data_compute_them_once(pictures, tiny_preset):
+    folder, names = pictures
+    read = []
+
+    class Slow(ImageFolder):
+        def read(self, name: str) -> bytes:
+            read.append(name)
+            time.sleep(0.02)
+            return super().read(name)
+
+    def build() -> torch.Tensor:
+        tower = load_vision_tower(load_preset(str(tiny_preset())).vision)
+        return build_features(tower, names, Slow(folder), folder, batch_size=1).get(names)
+
+    with ThreadPoolExecutor(3) as pool:
+        first, *others = [pool.submit(build) for _ in range(3)]
+        assert all(torch.equal(first.result(), other.result()) for other in others)
+    assert sorted(read) == names

@@ -15,6 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from filelock import FileLock
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
@@ -89,28 +90,46 @@ def build_features(
     stem = f"features-{_digest(tower.config, images, names, views)}"
     path, index = folder / f"{stem}.f16", folder / f"{stem}.json"
     shape = (len(names), views, tower.num_patches, tower.width)
-    done = json.loads(index.read_text())["done"] if index.is_file() and path.is_file() else 0
-    if done < len(names):
-        log.info("vision features of %d images into %s", len(names) - done, path.name)
-        array = np.memmap(path, dtype=np.float16, mode="r+" if done else "w+", shape=shape)
-        device = tower.mean.device
-        for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
-            batch = names[start : start + batch_size]
-            loaded = [_decode(images, name) for name in batch]
-            if mirror:
-                loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
-            features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
-            features = features.numpy().reshape(-1, *shape[1:])
-            finite = np.isfinite(features).all(axis=(1, 2, 3))
-            if not finite.all():
-                raise ValueError(
-                    f"image {batch[int(finite.argmin())]}: its features are not finite in float16"
-                )
-            array[start : start + batch_size] = features
-            if (start // batch_size) % 20 == 19:
-                _write_index(array, index, start + batch_size)
-        _write_index(array, index, len(names))
+    if _finished(path, index) < len(names):
+        with FileLock(folder / f"{stem}.lock"):  # another run on the same data waits, and then finds them
+            _compute(tower, names, images, path, index, shape, batch_size)
     return FeatureCache(path, names, shape)
+
+
+def _finished(path: Path, index: Path) -> int:
+    """Images whose features are there."""
+    return json.loads(index.read_text())["done"] if index.is_file() and path.is_file() else 0
+
+
+def _compute(
+    tower: VisionTower,
+    names: list[str],
+    images: Images,
+    path: Path,
+    index: Path,
+    shape: tuple[int, ...],
+    batch_size: int,
+) -> None:
+    done = _finished(path, index)
+    if done == len(names):
+        return
+    log.info("vision features of %d images into %s", len(names) - done, path.name)
+    array = np.memmap(path, dtype=np.float16, mode="r+" if done else "w+", shape=shape)
+    device = tower.mean.device
+    for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
+        batch = names[start : start + batch_size]
+        loaded = [_decode(images, name) for name in batch]
+        if shape[1] == 2:
+            loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
+        features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
+        features = features.numpy().reshape(-1, *shape[1:])
+        finite = np.isfinite(features).all(axis=(1, 2, 3))
+        if not finite.all():
+            raise ValueError(f"image {batch[int(finite.argmin())]}: its features are not finite in float16")
+        array[start : start + batch_size] = features
+        if (start // batch_size) % 20 == 19:
+            _write_index(array, index, start + batch_size)
+    _write_index(array, index, len(names))
 
 
 def _decode(images: Images, name: str) -> Image.Image:

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # The embedded model from photographs to packaged weights. Stopped at any moment, it continues where it was.
 #
-#   FLICKR8K=DIR COCO128=DIR [PACKAGE=1] trainer/recipes/embedded.sh
+#   FLICKR8K=DIR COCO128=DIR [GPU=1] [PACKAGE=1] trainer/recipes/embedded.sh
 #
+# GPU=1 adds the fourth part, minutes on a large GPU, many hours on a CPU; without it the model is that of the third.
 # PACKAGE=1 copies the result over the weights in shared/presets/embedded; without it they stay in RUNS.
 # FLICKR8K: images/, captions_train.tsv and captions_dev.tsv (file<TAB>caption), photographs at 224x224.
 # COCO128:  images/ and objects.jsonl (name, box_cxcywh).
@@ -35,11 +36,25 @@ trainer prepare --annotations "$DATA/train/records.json" "$DATA/train/text.json"
 [ -d "$RUNS/reward/final" ] || trainer finetune --config trainer/recipes/embedded-reward.toml \
     --data "$DATA/prepared" --init "$RUNS/continue/final" --out "$RUNS/reward" --resume
 [ -d "$RUNS/mean" ] || trainer average --checkpoints "$RUNS/continue/final" "$RUNS/reward/final" --weights 4 6 --out "$RUNS/mean"
-trainer evaluate --checkpoint "$RUNS/mean" --captions "$FLICKR8K/captions_dev.tsv" \
+MODEL=$RUNS/mean
+reward_on_gpu() { # NAME TEMPERATURE SEED
+    local out=$RUNS/gpu-$1
+    [ -d "$out/final" ] || TORCH_ALLOW_TF32_CUBLAS_OVERRIDE=1 trainer finetune \
+        --config trainer/recipes/embedded-reward-gpu.toml --data "$DATA/prepared" --init "$RUNS/mean" --out "$out" \
+        --self-critical-temperature "$2" --seed "$3" --resume
+}
+if [ "${GPU:-}" = 1 ]; then
+    reward_on_gpu a 0.7 11
+    reward_on_gpu b 1.0 13
+    MODEL=$RUNS/gpu-mean
+    [ -d "$MODEL" ] || trainer average --out "$MODEL" --checkpoints \
+        "$RUNS"/gpu-[ab]/checkpoints/step-0000[46]0
+fi
+trainer evaluate --checkpoint "$MODEL" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
     --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
 if [ "${PACKAGE:-}" = 1 ]; then
-    cp -r "$RUNS/mean/." shared/presets/embedded/
+    cp -r "$MODEL/." shared/presets/embedded/
 else
-    echo "trained: $RUNS/mean; PACKAGE=1 puts it into shared/presets/embedded"
+    echo "trained: $MODEL; PACKAGE=1 puts it into shared/presets/embedded"
 fi
