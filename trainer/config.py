@@ -43,7 +43,7 @@ class PrepareConfig(Settings):
     validation: float = Field(0.02, ge=0, lt=1, description="Share of images (and text records) held out.")
     max_answer_chars: int = Field(4000, gt=0, description="Longer answers are dropped and counted.")
     strict: bool = Field(False, description="Any record that would be dropped is an error.")
-    workers: int = Field(os.cpu_count() or 2, ge=1, description="Threads that check and resize images.")
+    workers: int = Field(os.cpu_count() or 2, ge=1, description="Processes that check and resize images.")
     seed: int = Field(0, description="Of the split.")
 
     @model_validator(mode="after")

@@ -1,13 +1,22 @@
 """Second pass: every image checked, brought to the vision tower's size and put into shards, in parallel.
 
 A shard holds the images of a fixed part of the names, so a stopped run goes on with the shards it lacks.
+This process reads and writes; others decode and resize, since threads would wait for one another's Python.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,23 +31,20 @@ from trainer.data.shards import IMAGES, new_shard, shard_name
 
 SHARD = 4096  # images; 60 to 100 MB at 224 pixels
 BATCH = 256
+CHUNK = 8  # images that a process is sent at once
+FEW = 256  # images that are done before processes would have started
 LIMITS = ImageLimits()
 _ORIENTATION = 0x0112
+
+Converted = tuple[bytes | None, str | None]  # the JPEG file, or what is wrong with the image
 
 
 def write_image_shards(
     names: pa.Array, sources: ImageSources, vision: VisionConfig, workers: int, folder: Path
 ) -> list[Path]:
     """Write the shards that `folder` lacks; row i of all of them together is the image `names[i]`."""
-
-    def convert(name: str) -> tuple[bytes | None, str | None]:
-        try:
-            return fit_jpeg(sources.read(name, LIMITS.max_bytes + 1), vision), None
-        except (MediaError, RecordError) as error:
-            return None, str(error)
-
     paths = []
-    with ThreadPoolExecutor(workers) as pool, tqdm(total=len(names), desc="images", unit="image") as bar:
+    with _processes(workers, len(names)) as pool, tqdm(total=len(names), desc="images", unit="image") as bar:
         for number, start in enumerate(range(0, len(names), SHARD)):
             part = names.slice(start, SHARD)
             path = folder / shard_name("images", number)
@@ -46,7 +52,7 @@ def write_image_shards(
             if path.is_file():
                 bar.update(len(part))
                 continue
-            converted = pool.map(convert, part.to_pylist())  # goes on while a batch is written
+            converted = _convert(part.to_pylist(), sources, vision, pool, ahead=2 * workers)
             with new_shard(path, IMAGES) as writer:
                 for first in range(0, len(part), BATCH):
                     batch = part.slice(first, BATCH).to_pylist()
@@ -55,6 +61,72 @@ def write_image_shards(
                     writer.write_batch(pa.RecordBatch.from_arrays(columns, schema=IMAGES))
                     bar.update(len(batch))
     return paths
+
+
+@contextlib.contextmanager
+def _processes(workers: int, images: int) -> Iterator[ProcessPoolExecutor | None]:
+    """`workers` processes; None where there is too little for them to do."""
+    if workers == 1 or images <= FEW:
+        yield None
+        return
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _convert(
+    names: list[str],
+    sources: ImageSources,
+    vision: VisionConfig,
+    pool: ProcessPoolExecutor | None,
+    *,
+    ahead: int,
+) -> Iterator[Converted]:
+    """Of every name in order; at most `ahead` chunks are read before they are asked for."""
+    fit = partial(_fit_all, vision)
+    pending: deque = deque()
+    for start in range(0, len(names), CHUNK):
+        chunk = [_read(sources, name) for name in names[start : start + CHUNK]]
+        if pool is None:
+            yield from fit(chunk)
+            continue
+        pending.append(pool.submit(fit, chunk))
+        if len(pending) > ahead:
+            yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()
+
+
+def _read(sources: ImageSources, name: str) -> bytes | str:
+    """The file, or what is wrong."""
+    try:
+        return sources.read(name, LIMITS.max_bytes + 1)
+    except RecordError as error:
+        return str(error)
+
+
+def _fit_all(vision: VisionConfig, files: Iterable[bytes | str]) -> list[Converted]:
+    return [(None, file) if isinstance(file, str) else _fit(vision, file) for file in files]
+
+
+def _fit(vision: VisionConfig, file: bytes) -> Converted:
+    try:
+        return fit_jpeg(file, vision), None
+    except MediaError as error:
+        return None, str(error)
 
 
 def fit_jpeg(data: bytes, vision: VisionConfig) -> bytes:
