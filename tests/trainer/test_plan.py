@@ -148,11 +148,11 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
 
 def test_checkpointing_and_four_bits_save_memory(tiny_preset):
     def peak(**changes):
-        base = {"rows": 8, "row_tokens": 64, "label_share": 0.3, "attention": "sdpa"}
+        base = {"rows": 8, "row_tokens": 64, "label_share": 0.3, "attention": "sdpa", "layers": 8}
         return simulate(Setup(load_preset(str(tiny_preset("phi"))), "finetune", **base | changes))
 
     plain, checkpointed, packed = peak(), peak(gradient_checkpointing=True), peak(quantization="nf4")
-    assert checkpointed.memory["activations"] < 0.7 * plain.memory["activations"]
+    assert checkpointed.memory["activations"] < 0.4 * plain.memory["activations"]
     assert checkpointed.flops > plain.flops
     assert packed.memory["weights: language model"] < plain.memory["weights: language model"]
     assert packed.parameters == plain.parameters
