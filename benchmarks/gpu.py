@@ -170,7 +170,7 @@ def measure(preset: str, run: dict, folder: Path) -> dict:
         torch.cuda.set_per_process_memory_fraction((limit * GIB - CUDA_CONTEXT) / total, device)
     torch.manual_seed(0)
     setup = Setup(with_files(load_preset(preset), folder), **run)
-    model = trained_model(setup, device)
+    model = trained_model(setup, "cuda")
     optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
     batch, objective = make_batch(model, setup), Objective(model).train()
     fill(batch, model.causal_lm.config.vocab_size)

@@ -63,7 +63,7 @@ class _AdapterLinear(nn.Linear):
     """A Linear that keeps its weight in float32 for the optimizer and computes in the dtype of its input."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight.to(x.dtype))
+        return linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 def _in_dtype_of_inputs(model: PeftModel) -> PeftModel:

@@ -2,12 +2,14 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 import zipfile
 from functools import partial
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -97,3 +99,18 @@ def test_an_unfinished_out_is_no_training_data_and_belongs_to_its_settings(sourc
     assert done.returncode == 2 and "other settings" in done.stderr
     with pytest.raises(ValueError, match="continues where it was stopped"):
         PreparedData(out)
+
+
+def test_a_worker_that_is_killed_is_named_and_the_run_goes_on(source, whole, tmp_path):
+    out = tmp_path / "out"
+    process = subprocess.Popen([*command(source, out), "--workers", "2"], stderr=subprocess.PIPE, text=True)
+    while not list(out.glob("images-00000.arrow")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    os.kill(int(workers[0]), signal.SIGKILL)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 2 and "a process that resizes images was killed" in said
+    subprocess.run(command(source, out), check=True, capture_output=True)
+    assert json.loads((out / "index.json").read_text()) == whole

@@ -16,6 +16,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def _processes(workers: int, images: int) -> Iterator[ProcessPoolExecutor | None
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
     try:
         yield pool
+    except BrokenProcessPool as error:
+        raise OSError(
+            "a process that resizes images was killed, perhaps for memory: the same command goes on, with fewer "
+            "--workers in less memory"
+        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -47,7 +47,7 @@ if [ "${GPU:-}" = 1 ]; then
     reward_on_gpu a 0.7 11
     reward_on_gpu b 1.0 13
     MODEL=$RUNS/gpu-mean
-    [ -d "$MODEL" ] || trainer average --out "$MODEL" --checkpoints \
+    [ -d "$MODEL" ] || trainer average --out "$MODEL" --weights 4 1 1 1 1 --checkpoints "$RUNS/mean" \
         "$RUNS"/gpu-[ab]/checkpoints/step-0000[46]0
 fi
 trainer evaluate --checkpoint "$MODEL" --captions "$FLICKR8K/captions_dev.tsv" \
