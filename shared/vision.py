@@ -37,7 +37,7 @@ class VisionTower(nn.Module):
 
     def preprocess(self, images: list[Image.Image]) -> Tensor:
         """RGB images to normalised `pixel_values`, `[batch, 3, image_size, image_size]`, float32."""
-        pixels = np.stack([np.asarray(fit_image(image, self.config), dtype=np.uint8) for image in images])
+        pixels = np.stack([fit_image(image, self.config) for image in images])
         tensor = torch.from_numpy(pixels).permute(0, 3, 1, 2).to(self.mean.device, torch.float32) / 255
         return (tensor - self.mean) / self.std
 

@@ -115,18 +115,28 @@ def test_exif_orientation_is_applied_and_broken_exif_ignored(photo):
     assert decode_image(encoded(photo, "JPEG", exif=b"Exif\0\0not a TIFF block")).size == photo.size
 
 
-@pytest.mark.parametrize(
-    "size",
-    [(224, 224), (320, 240), (241, 613), (1000, 225), (7, 5), (1, 50), (3000, 61), (333, 224), (225, 226)],
-)
-def test_cropping_is_resizing_the_whole_and_cutting_out_the_middle(photo, size):
+SIZES = [(224, 224), (320, 240), (241, 613), (1000, 225), (7, 5), (1, 50), (3000, 61), (333, 224), (225, 226)]
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cropping_is_pillows_resizing_and_cutting_out_the_middle(photo, size):
     image = photo.resize(size)
     scale = 224 / min(size)
     whole = image.resize([max(224, round(side * scale)) for side in size], Image.Resampling.BICUBIC)
     left, top = (whole.width - 224) // 2, (whole.height - 224) // 2
-    expected = np.asarray(whole.crop((left, top, left + 224, top + 224)), int)
-    fitted = fit_image(image, VisionConfig(source="any", image_size=224, fit="crop"))
-    difference = np.abs(np.asarray(fitted, int) - expected)
+    assert_fitted(image, "crop", whole.crop((left, top, left + 224, top + 224)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_squashing_is_pillows_resizing(photo, size):
+    image = photo.resize(size)
+    assert_fitted(image, "squash", image.resize((224, 224), Image.Resampling.BICUBIC))
+
+
+def assert_fitted(image: Image.Image, fit: str, expected: Image.Image) -> None:
+    fitted = fit_image(image, VisionConfig(source="any", image_size=224, fit=fit))
+    assert fitted.shape == (224, 224, 3) and fitted.dtype == np.uint8
+    difference = np.abs(fitted.astype(int) - np.asarray(expected, int))
     assert difference.max() <= 2 and (difference > 0).mean() < 0.01
 
 

@@ -101,15 +101,20 @@ def test_an_unfinished_out_is_no_training_data_and_belongs_to_its_settings(sourc
         PreparedData(out)
 
 
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
 def test_a_worker_that_is_killed_is_named_and_the_run_goes_on(source, whole, tmp_path):
     out = tmp_path / "out"
     process = subprocess.Popen([*command(source, out), "--workers", "2"], stderr=subprocess.PIPE, text=True)
     while not list(out.glob("images-00000.arrow")):
         assert process.poll() is None
         time.sleep(0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    workers = [pid for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
-    os.kill(int(workers[0]), signal.SIGKILL)
+    [server] = [
+        pid for pid in children(process.pid) if b"forkserver" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    os.kill(children(server)[0], signal.SIGKILL)
     _, said = process.communicate(timeout=300)
     assert process.returncode == 2 and "a process that resizes images was killed" in said
     subprocess.run(command(source, out), check=True, capture_output=True)

@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
+import torch
 from PIL import Image
 from tqdm import tqdm
 
@@ -70,7 +71,7 @@ def _processes(workers: int, images: int) -> Iterator[ProcessPoolExecutor | None
     if workers == 1 or images <= FEW:
         yield None
         return
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_begin)
+    pool = ProcessPoolExecutor(workers, _context(), initializer=_begin)
     try:
         yield pool
     except BrokenProcessPool as error:
@@ -82,9 +83,19 @@ def _processes(workers: int, images: int) -> Iterator[ProcessPoolExecutor | None
         pool.shutdown(cancel_futures=True)
 
 
+def _context() -> multiprocessing.context.BaseContext:
+    """Of processes that share one import of torch, where the system can."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _begin() -> None:
-    """A worker leaves Ctrl-C to its parent, and ends when that is gone."""
+    """A worker leaves Ctrl-C to its parent, ends when that is gone, and keeps to its core."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
 
     def follow() -> None:
         multiprocessing.parent_process().join()
@@ -146,7 +157,7 @@ def fit_jpeg(data: bytes, vision: VisionConfig) -> bytes:
     if image.size == (vision.image_size, vision.image_size) and _is_plain_jpeg(data):
         return data
     file = io.BytesIO()
-    fit_image(image, vision).save(file, "JPEG", quality=95)
+    Image.fromarray(fit_image(image, vision)).save(file, "JPEG", quality=95)
     return file.getvalue()
 
 
