@@ -11,6 +11,7 @@ from trainer.evaluation.vqa import (
     read_gqa,
     read_textvqa,
     read_vqa,
+    textvqa_accuracy,
     vqa_accuracy,
 )
 
@@ -52,6 +53,21 @@ def test_unanimous_answers_are_compared_as_they_are():
     """The script strips people's punctuation only where they disagree."""
     assert vqa_accuracy("t-shirt", ["t-shirt"] * 10) == 0.0
     assert vqa_accuracy("t-shirt", ["t-shirt"] * 9 + ["shirt"]) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("reply", "answer", "accuracy"),
+    [
+        ("The Nokia.", "nokia", 1.0),
+        ("1,000", "1000", 1.0),
+        ("stopgo", "stop,go", 1.0),  # a comma is nothing here, a space in VQA's script
+        ("stop go", "stop,go", 0.0),
+        ("mcdonald 's", "McDonald's", 1.0),  # its tokens are compared
+        ("thats", "that's", 0.0),
+    ],
+)
+def test_textvqa_has_a_normaliser_of_its_own(reply, answer, accuracy):
+    assert textvqa_accuracy(reply, [answer] * 10) == accuracy
 
 
 def test_files_of_the_three_data_sets(tmp_path):

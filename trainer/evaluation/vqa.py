@@ -3,7 +3,8 @@
 The normaliser follows the rules of VQA's official script (vqaEval.py of github.com/GT-Vision-Lab/VQA; Antol et
 al. 2015, Goyal et al. 2017): punctuation, number words, articles, contractions. An answer's accuracy is
 min(1, matches among nine people / 3), averaged over leaving out each of the ten. TextVQA (Singh et al. 2019)
-takes the same accuracy; GQA (Hudson and Manning 2019) has one answer per question.
+takes the same accuracy and its own normaliser (EvalAIAnswerProcessor of github.com/facebookresearch/mmf); GQA (Hudson
+and Manning 2019) has one answer per question.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -68,29 +69,46 @@ def normalize_answer(text: str) -> str:
 
 def vqa_accuracy(reply: str, answers: Sequence[str]) -> float:
     """Accuracy, 0 to 1, of a reply beside people's answers (ten in the data sets)."""
-    if not answers:
-        raise ValueError("a question without answers cannot be scored")
-    said = normalize_answer(reply)
     given = [strip_punctuation(a) for a in answers] if len(set(answers)) > 1 else list(answers)
+    return _leaving_one_out(normalize_answer(reply), given)
+
+
+def textvqa_accuracy(reply: str, answers: Sequence[str]) -> float:
+    """Accuracy, 0 to 1; people's answers are normalised like the reply."""
+    return _leaving_one_out(_normalize_textvqa(reply), [_normalize_textvqa(answer) for answer in answers])
+
+
+def gqa_accuracy(reply: str, answers: Sequence[str]) -> float:
+    """1 where the reply is the one answer, else 0."""
+    [answer] = answers
+    return float(normalize_answer(reply) == normalize_answer(answer))
+
+
+def _normalize_textvqa(text: str) -> str:
+    return normalize_answer(text.lower().replace(",", "").replace("?", "").replace("'s", " 's"))
+
+
+def _leaving_one_out(said: str, given: Sequence[str]) -> float:
+    if not given:
+        raise ValueError("a question without answers cannot be scored")
     matches = sum(answer == said for answer in given)
     return sum(min(1.0, (matches - (answer == said)) / 3) for answer in given) / len(given)
 
 
 @dataclass(frozen=True)
 class VqaQuestion:
-    """`answers` are people's (VQAv2, TextVQA) or one (GQA); `kind` groups the scores."""
+    """`answers` are people's (VQAv2, TextVQA) or one (GQA), scored by `rule`; `kind` groups the scores."""
 
     id: str
     image: str
     text: str
     answers: tuple[str, ...]
     kind: str
+    rule: Callable[[str, Sequence[str]], float]
 
     def accuracy(self, reply: str) -> float:
         """0 to 1."""
-        if len(self.answers) == 1:
-            return float(normalize_answer(reply) == normalize_answer(self.answers[0]))
-        return vqa_accuracy(reply, self.answers)
+        return self.rule(reply, self.answers)
 
 
 def read_vqa(questions: Path, annotations: Path) -> list[VqaQuestion]:
@@ -109,6 +127,7 @@ def read_vqa(questions: Path, annotations: Path) -> list[VqaQuestion]:
                 item["question"],
                 tuple(answer["answer"] for answer in by_id[item["question_id"]]["answers"]),
                 by_id[item["question_id"]].get("answer_type", "all"),
+                vqa_accuracy,
             )
             for item in asked
         ]
@@ -117,7 +136,7 @@ def read_vqa(questions: Path, annotations: Path) -> list[VqaQuestion]:
 
 
 def read_textvqa(path: Path) -> list[VqaQuestion]:
-    """TextVQA 0.5.1; images are IMAGE_ID.jpg; its answers are normalised like replies.
+    """TextVQA 0.5.1; images are IMAGE_ID.jpg.
 
     Raises ValueError where the file is not of that form.
     """
@@ -127,8 +146,9 @@ def read_textvqa(path: Path) -> list[VqaQuestion]:
                 str(item["question_id"]),
                 f"{item['image_id']}.jpg",
                 item["question"],
-                tuple(normalize_answer(answer) for answer in item["answers"]),
+                tuple(item["answers"]),
                 "all",
+                textvqa_accuracy,
             )
             for item in _load(path, "data")
         ]
@@ -149,6 +169,7 @@ def read_gqa(path: Path) -> list[VqaQuestion]:
                 item["question"],
                 (item["answer"],),
                 item.get("types", {}).get("structural", "all"),
+                gqa_accuracy,
             )
             for name, item in _load(path).items()
         ]
