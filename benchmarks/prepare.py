@@ -202,8 +202,8 @@ def measure_records(args: argparse.Namespace) -> None:
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
-        peak = max(peak, _peak_kib(process.pid))
-        time.sleep(0.1)
+        peak = max(peak, sum(map(_memory_kib, _tree(process.pid))))
+        time.sleep(0.5)
     seconds = time.perf_counter() - start
     if process.returncode:
         raise SystemExit(f"prepare failed with {process.returncode}")
@@ -212,13 +212,25 @@ def measure_records(args: argparse.Namespace) -> None:
     assert report["read"] == args.records == report["kept"] + report["dropped"]
     assert report["dropped"] == by_reason == faults
     assert report["kept"] == report["train"] + report["val"] == sum(report["kept_by_kind"].values())
-    print(f"prepared in {seconds:.0f} s, peak memory {peak / 1024:.0f} MiB (resident, mapped files included)")
+    print(
+        f"prepared in {seconds:.0f} s, peak memory {peak / 1024:.0f} MiB "
+        "(all processes, what they share counted once, mapped files included)"
+    )
     print(f"counts add up: {report['read']} = {report['kept']} kept + {report['dropped']} dropped by reason")
 
 
-def _peak_kib(pid: int) -> int:
+def _tree(pid: int) -> list[int]:
     try:
-        found = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [pid, *(found for child in children for found in _tree(int(child)))]
+
+
+def _memory_kib(pid: int) -> int:
+    """Resident memory, of what is shared with other processes only this one's part (PSS)."""
+    try:
+        found = re.search(r"^Pss:\s+(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     except OSError:
         return 0
     return int(found[1]) if found else 0

@@ -109,7 +109,11 @@ def _flag(info) -> dict:
     elif origin is typing.Literal:
         options["choices"] = typing.get_args(info.annotation)
     else:
-        kinds = typing.get_args(info.annotation) if origin is types.UnionType else (info.annotation,)
+        kinds = (
+            typing.get_args(info.annotation)
+            if origin in (types.UnionType, typing.Union)
+            else (info.annotation,)
+        )
         options["metavar"] = kinds[0].__name__.upper()
     return options
 

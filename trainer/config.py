@@ -166,16 +166,18 @@ class AverageConfig(Settings):
         return self
 
 
-def load_config(kind: type[Settings], file: Path | None, overrides: dict) -> Settings:
-    """Read TOML `file`, lay `overrides` over it, check everything.
+def load_config(
+    kind: type[Settings], file: Path | None, overrides: dict, defaults: dict | None = None
+) -> Settings:
+    """Read TOML `file`, lay `overrides` over it, put `defaults` where both say nothing, check everything.
 
     Raises:
         ValueError: the file is no TOML (pydantic's ValidationError is one, too).
     """
-    values = {}
+    values: dict = {}
     if file is not None:
         try:
             values = tomllib.loads(file.read_text("utf-8"))
         except (OSError, tomllib.TOMLDecodeError) as error:
             raise ValueError(f"{file}: {error}") from error
-    return kind.model_validate(values | overrides)
+    return kind.model_validate((defaults or {}) | values | overrides)

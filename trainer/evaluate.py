@@ -3,7 +3,8 @@
 Captions are scored with COCO's metrics beside baselines without a language model; questions by kind beside
 guesses from the training answers; VQAv2, TextVQA, GQA and POPE by their own rules; plain-text questions show
 whether training on photographs cost the model its knowledge; perplexity needs no generation. The model runs
-in this process (--checkpoint) or behind a service (--url). All answers are written before any is scored.
+in this process (--checkpoint) or behind a service (--url). Answers are written as they come, and a stopped call
+goes on with --resume; all are there before any is scored.
 Results go to stdout as a table, to --out as JSON, and beside it as PNG.
 """
 
@@ -16,8 +17,9 @@ import sys
 from collections.abc import Sequence
 
 from shared.config import ModelConfig, load_preset
-from trainer.evaluation.answering import Answerer, AnswerError, Item, ModelAnswerer, ServiceAnswerer
+from trainer.evaluation.answering import Answerer, AnswerError, ModelAnswerer, ServiceAnswerer
 from trainer.evaluation.config import EvaluateConfig
+from trainer.evaluation.journal import Item, Journal
 from trainer.evaluation.metrics import MetricsError
 from trainer.evaluation.report import draw, table
 
@@ -31,10 +33,12 @@ def evaluate(config: EvaluateConfig) -> int:
     config.out.parent.mkdir(parents=True, exist_ok=True)
     try:
         tasks = _tasks(config)
-        answerers = _answerers(config)
+        answerers, journals = _answerers(config)
         for task in tasks:
             answers[task.name] = task.ask(answerers)
             _write(config.out.with_suffix(".answers.json"), answers)
+        for journal in journals:
+            journal.remove()
     except (AnswerError, MetricsError, OSError) as error:
         print(f"evaluate: {error}", file=sys.stderr)
         return 2
@@ -89,22 +93,34 @@ def _tasks(config: EvaluateConfig) -> list:
     return tasks
 
 
-def _answerers(config: EvaluateConfig) -> dict[str, Answerer]:
-    """The answerers to compare: "model" and, in this process, "blind"; none with only --baselines."""
+def _answerers(config: EvaluateConfig) -> tuple[dict[str, Answerer], list[Journal]]:
+    """The answerers to compare, "model" and, in this process, "blind", and what they write; none with only
+    --baselines."""
+    journals: list[Journal] = []
+
+    def journal(name: str) -> Journal:
+        path = config.out.with_suffix(f".{name}.jsonl")
+        journals.append(Journal(path, config.url or config.checkpoint, resume=config.resume))
+        return journals[-1]
+
     if config.url:
         if config.blind:
             log.warning("a service cannot be made blind: --blind is left out")
         key = os.environ.get("SERVICE_API_KEY")
-        return {"model": ServiceAnswerer(config.url, config.concurrency, api_key=key)}
+        service = ServiceAnswerer(config.url, config.concurrency, api_key=key, journal=journal("model"))
+        return {"model": service}, journals
     if config.baselines:
-        return {}
+        return {}, []
     from shared.checkpoint import load_model
 
     model = load_model(config.checkpoint, dtype=config.dtype, device=config.device)
-    answerers = {"model": ModelAnswerer(model, config.features, config.batch_size)}
-    if config.blind:
-        answerers["blind"] = ModelAnswerer(model, config.features, config.batch_size, blind=True)
-    return answerers
+    answerers: dict[str, Answerer] = {
+        name: ModelAnswerer(
+            model, config.features, config.batch_size, blind=name == "blind", journal=journal(name)
+        )
+        for name in (["model", "blind"] if config.blind else ["model"])
+    }
+    return answerers, journals
 
 
 def _base_answers(config: EvaluateConfig, items: Sequence[Item]) -> list[str]:

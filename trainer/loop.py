@@ -49,8 +49,6 @@ class TrainingLoop:
         validation: Validation | None = None,
         critic: SelfCritic | None = None,
     ):
-        if critic is not None and accelerator.distributed_type not in ("NO", "MULTI_GPU", "MULTI_CPU"):
-            raise ValueError("self_critical: a sharded model cannot sample; train on one device or with DDP")
         self.accelerator, self.model, self.config, self.stage = accelerator, model, config, stage
         self.train_data, self.maker, self.validation = train, maker, validation
         self.critic = critic
@@ -75,6 +73,9 @@ class TrainingLoop:
         config, processes = self.config, self.accelerator.num_processes
         fingerprint = self.train_data.fingerprint()
         position = self._resume(fingerprint)
+        if self.accelerator.is_main_process:
+            config.out.mkdir(parents=True, exist_ok=True)
+            (config.out / "config.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
         tracker = Tracker(
             config.out, self.total_steps, start=position.step, stage=self.stage, wandb=config.wandb,
             project=config.wandb_project, settings=config.model_dump(mode="json"),
@@ -86,7 +87,7 @@ class TrainingLoop:
             process=self.accelerator.process_index, processes=processes,
         )  # fmt: skip
         stopped = False
-        with self._signals():
+        with contextlib.closing(tracker), self._signals():
             for step in meter.waits(steps):
                 loss, norm = self._train(step)
                 position = step.position
@@ -103,7 +104,6 @@ class TrainingLoop:
                     meter.restart()
                 if stopped:
                     break
-        tracker.close()
         return not stopped or position.step == self.total_steps
 
     def _train(self, step: Step) -> tuple[Tensor, Tensor]:

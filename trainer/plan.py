@@ -15,6 +15,7 @@ from pathlib import Path
 from shared.checkpoint import checkpoint_folder, read_config
 from shared.config import ModelConfig, load_preset
 from trainer.config import TrainConfig, load_config
+from trainer.data.prepared import INDEX, PreparedData
 from trainer.planning.config import PlanConfig
 from trainer.planning.fit import CUDA_CONTEXT, FRAGMENTATION, fit
 from trainer.planning.model import visual_tokens
@@ -22,6 +23,7 @@ from trainer.planning.simulate import Setup, Step, simulate
 from trainer.throughput import GPU_PEAKS
 
 GIB = 2**30
+FITTED = {"batch_tokens", "accumulation", "gradient_checkpointing", "quantization"}  # by --gpu-memory
 RECORDS = {"pretrain": 595_375, "finetune": 157_712}  # LLaVA-CC3M-Pretrain-595K, LLaVA-Instruct-150K
 TEXT_TOKENS = {"pretrain": 41, "finetune": 281}  # of a record of theirs, the end of the image included
 
@@ -83,16 +85,20 @@ def make_plan(config: PlanConfig) -> Plan:
 
 def _with_run(config: PlanConfig) -> tuple[ModelConfig, PlanConfig]:
     """The model, and `config` with the settings of --run where no flag was given: of its TOML, else the trainer's
-    defaults. The model is that of --preset, else of the checkpoint that the run starts from, else of its preset."""
+    defaults, but those that --gpu-memory is to find. The model is that of --preset, else of the checkpoint that the
+    run starts from, else of its preset."""
     if config.run is None:
         return load_preset(config.preset), config
-    run = load_config(TrainConfig, config.run, {"data": Path(), "out": Path()})
+    run = load_config(TrainConfig, config.run, {"out": Path()}, {"data": Path()})
     given = {name: getattr(config, name) for name in config.model_fields_set}
+    found = FITTED - run.model_fields_set if config.gpu_memory is not None else set()
     taken = {
         name: value
-        for name, value in run.model_dump(exclude={"out"}).items()
+        for name, value in run.model_dump(exclude={"out", *found}).items()
         if name in PlanConfig.model_fields and value != "auto"
     }
+    if (run.data / INDEX).is_file():
+        taken["records"] = PreparedData(run.data).count("train")
     config = PlanConfig.model_validate(taken | given)
     if "preset" in given or run.init is None or config.stage == "pretrain":
         return load_preset(config.preset), config

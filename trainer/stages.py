@@ -29,6 +29,7 @@ from shared.checkpoint import (
 from shared.config import load_preset
 from shared.lora import attach_lora
 from shared.model import MultimodalModel
+from shared.projector import ResBlockProjector
 from trainer.align import align_projector
 from trainer.config import TrainConfig
 from trainer.data.features import FeatureCache, build_features
@@ -54,7 +55,7 @@ def pretrain(config: TrainConfig) -> bool:
     # 2. Data: packed dialogues and the frozen tower's features
     data = _load_data(config, model, accelerator, images_only=True)
     # 3. Stage 0: start where captions live
-    if config.align and config.init is None:
+    if config.init is None and _can_align(config, model):
         explained = align_projector(model, data.train, data.features)
         log.info("projector aligned: %.0f %% of the caption embeddings' variance explained", 100 * explained)
     # 4. Train
@@ -98,6 +99,13 @@ def finetune(config: TrainConfig) -> bool:
     return _train(config, accelerator, model, data, groups, "finetune")
 
 
+def _can_align(config: TrainConfig, model: MultimodalModel) -> bool:
+    if config.align and not isinstance(model.projector, ResBlockProjector):
+        log.info("the projector starts at random: only that with the residual block can be aligned")
+        return False
+    return config.align
+
+
 def _start(config: TrainConfig) -> Accelerator:
     """The devices; the run directory is free, or the run that it holds is to be continued."""
     if not config.resume and holds_states(config.out / "checkpoints"):
@@ -105,18 +113,40 @@ def _start(config: TrainConfig) -> Accelerator:
             f"{config.out} holds the checkpoints of a run: continue it with --resume, or choose another --out"
         )
     accelerator = start_accelerator(config.device, config.accumulation, config.max_grad_norm)
+    _refuse_what_is_not_sharded(config, accelerator)
     torch.manual_seed(config.seed)
     return accelerator
 
 
+def _refuse_what_is_not_sharded(config: TrainConfig, accelerator: Accelerator) -> None:
+    kind = accelerator.distributed_type
+    if kind not in ("FSDP", "DEEPSPEED"):
+        return
+    if config.self_critical:
+        raise ValueError("self_critical: a sharded model cannot sample; train on one device or with DDP")
+    if config.optimizer == "adamw8bit":
+        raise ValueError("adamw8bit is for one device or DDP: its state cannot be sharded; use adamw")
+    if kind == "FSDP" and config.quantization == "nf4":
+        raise ValueError(
+            "FSDP does not shard 4-bit weights: use --quantization none, or nf4 on one device or with DDP"
+        )
+
+
 def _build(config: TrainConfig, accelerator: Accelerator, init: Path | None = None) -> MultimodalModel:
+    # FSDP brings the layers to the GPU one by one, as shards: the whole need not fit there
+    whole_on = torch.device("cpu") if accelerator.distributed_type == "FSDP" else accelerator.device
     model = build_model(
         load_preset(config.preset) if init is None else read_config(init),
         dtype=config.dtype,
-        device=accelerator.device,
+        device=whole_on,
         quantization=config.quantization,
         attn_implementation=choose_attention(config.attention, accelerator.device),
     )
+    if config.max_tokens > model.context_length:
+        raise ValueError(
+            f"max_tokens is {config.max_tokens}, the language model reads {model.context_length} at most"
+        )
+    model.vision.to(accelerator.device)
     if config.quantization == "nf4":
         keep_gradients_through_4bit(model.language)
     if config.gradient_checkpointing:
@@ -190,7 +220,8 @@ def _load_data(
         except ValueError as error:
             log.warning("no validation: %s", error)
             validation = None
-    names = train.images + (validation.images if validation else [])
+    # Of all images, also where a record is left out: runs with other settings read the same file
+    names = prepared.images.usable
     features = None
     if names:
         # One process of all computes them; then, where machines share no file system, one on each
@@ -225,9 +256,6 @@ def _train(
     _log_sizes(model)
     if config.compile:
         compile_layers(model.causal_lm.get_decoder())
-    if accelerator.is_main_process:
-        config.out.mkdir(parents=True, exist_ok=True)
-        (config.out / "config.json").write_text(config.model_dump_json(indent=2) + "\n", "utf-8")
     maker = BatchMaker(model, data.features, flat=config.attention == "flash_attention_2")
     validation = None
     if data.validation is not None:

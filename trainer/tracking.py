@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 import time
 from pathlib import Path
 
@@ -87,9 +88,10 @@ class Tracker:
             self._run.log({"samples": table}, step=step)
 
     def close(self) -> None:
-        """Flush, and draw `curves.png`."""
+        """Flush, and draw `curves.png`; of a run that fails too, which W&B is told."""
         if not self.active:
             return
+        failed = sys.exc_info()[0] is not None
         self._bar.close()
         self._board.close()
         plot_curves(self.out)
@@ -97,7 +99,7 @@ class Tracker:
             import wandb
 
             self._run.log({"curves": wandb.Image(str(self.out / "curves.png"))})
-            self._run.finish()
+            self._run.finish(exit_code=int(failed))
 
     def _write(self, row: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:

@@ -14,8 +14,11 @@ import shutil
 import tomllib
 import warnings
 from pathlib import Path
+from queue import SimpleQueue
 
 import optuna
+import torch
+from filelock import FileLock
 from optuna.trial import TrialState
 
 from shared.checkpoint import checkpoint_folder, read_config
@@ -43,9 +46,11 @@ def tune(config: TuneConfig) -> optuna.Study:
     )
     config.out.mkdir(parents=True, exist_ok=True)
     study = _study(config)
+    _refuse_another_base(study, base, config.stage)
+    devices = _devices(config.jobs, str(base.get("device", "auto")))
     if (left := config.trials - _finished(study)) > 0:
         study.optimize(
-            lambda trial: _objective(trial, config, base, space),
+            lambda trial: _objective(trial, config, base, space, devices),
             n_trials=left,
             timeout=config.timeout,
             n_jobs=config.jobs,
@@ -123,21 +128,52 @@ def _study(config: TuneConfig) -> optuna.Study:
         )
 
 
-def _objective(trial: optuna.Trial, config: TuneConfig, base: dict, space: dict[str, Parameter]) -> float:
+def _refuse_another_base(study: optuna.Study, base: dict, stage: str) -> None:
+    """Losses of other runs are no measure for these."""
+    now = base | {"stage": stage}
+    known = study.user_attrs.get("base")
+    if known is None:
+        study.set_user_attr("base", now)
+        return
+    if changed := sorted(key for key in known | now if known.get(key) != now.get(key)):
+        raise ValueError(
+            f"the study was begun with another {', '.join(changed)}; give another --out, or another --study"
+        )
+
+
+def _devices(jobs: int, device: str) -> SimpleQueue[str]:
+    """One for each of the trials at once: all GPUs in turn where the base leaves the choice."""
+    gpus = torch.cuda.device_count()
+    devices: SimpleQueue[str] = SimpleQueue()
+    for job in range(jobs):
+        devices.put(f"cuda:{job % gpus}" if device == "auto" and gpus > 1 else device)
+    return devices
+
+
+def _objective(
+    trial: optuna.Trial,
+    config: TuneConfig,
+    base: dict,
+    space: dict[str, Parameter],
+    devices: SimpleQueue[str],
+) -> float:
     if _finished(trial.study) >= config.trials:  # another process was faster
         trial.study.stop()
         raise TrialError("the study is complete")
     values = {name: parameter.suggest(trial, name) for name, parameter in space.items()}
-    settings = run_settings(base, values, stage=config.stage, folder=config.out / "starts")
+    with FileLock(config.out / "starts.lock"):
+        settings = run_settings(base, values, stage=config.stage, folder=config.out / "starts")
     folder = config.out / "trials" / f"{trial.number:03d}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    settings |= {"out": str(folder), "samples": 0, "resume": False}
+    device = devices.get()
+    settings |= {"out": str(folder), "samples": 0, "resume": False, "device": device}
     file = folder.with_suffix(".toml")
     file.write_text(dump_toml(settings), "utf-8")
     try:
         return run_trial(trial, config.stage, file, folder)
     finally:
+        devices.put(device)
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 

@@ -1,7 +1,9 @@
 """The trainer's evaluation through a running service gives the answers it gives in its own process."""
 
+import pytest
+
 from shared.checkpoint import load_model
-from trainer.evaluation.answering import ModelAnswerer, ServiceAnswerer
+from trainer.evaluation.answering import AnswerError, ModelAnswerer, ServiceAnswerer
 
 
 def test_a_service_answers_like_its_checkpoint(service, checkpoint, flickr_photos, tmp_path):
@@ -13,3 +15,15 @@ def test_a_service_answers_like_its_checkpoint(service, checkpoint, flickr_photo
     here = ModelAnswerer(load_model(checkpoint, dtype="float32"), tmp_path, max_new_tokens=12)(items)
     there = ServiceAnswerer(service.url, concurrency=4, max_new_tokens=12)(items)
     assert there == here
+
+
+def test_a_refused_question_costs_the_others_nothing(service, flickr_photos, tmp_path, caplog):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(flickr_photos[0].path.read_bytes()[:500])
+    question = "Describe this image in one sentence."
+    answerer = ServiceAnswerer(service.url, max_new_tokens=8)
+    replies = answerer([(question, broken), (question, flickr_photos[0].path)])
+    assert replies[0] == "" and replies[1]
+    assert "1 of 2 questions were refused; the first:" in caplog.text and "broken or truncated" in caplog.text
+    with pytest.raises(AnswerError, match="broken or truncated"):
+        answerer([(question, broken)])

@@ -129,8 +129,8 @@ async def test_the_async_client(openai_client, chat_model):
 
 
 def test_an_image(chat, photo_part):
-    seen = chat([text_part("What is the man holding?"), photo_part], max_completion_tokens=24)
-    blind = chat([text_part("What is the man holding?")], max_completion_tokens=24)
+    seen = chat([text_part("What is the man looking at?"), photo_part], max_completion_tokens=24)
+    blind = chat([text_part("What is the man looking at?")], max_completion_tokens=24)
     assert "camera" in seen.choices[0].message.content.lower()
     assert seen.usage.prompt_tokens > blind.usage.prompt_tokens + 8
 

@@ -199,7 +199,7 @@ def test_closing_the_tab_frees_the_engine(page, service):
 def test_a_phone(phone):
     assert phone.tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     phone.photograph(EXAMPLES / "photographer.jpg")
-    phone.ask("What is the man holding?")
+    phone.ask("What is the man looking at?")
     phone.wait_for_the_end()
     assert "camera" in phone.answers[-1].lower()
     assert phone.tab.evaluate("document.documentElement.scrollWidth <= window.innerWidth")

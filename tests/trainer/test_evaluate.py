@@ -38,6 +38,30 @@ def test_questions_end_in_json_table_and_picture(checkpoint, colour_records, tmp
     assert len(answers) == 80
 
 
+def test_a_stopped_evaluation_goes_on_with_the_answers_it_has(checkpoint, colour_records, tmp_path, capsys):
+    records, images = colour_records
+    out = tmp_path / "result.json"
+    arguments = ["evaluate", "--checkpoint", str(checkpoint), "--dtype", "float32", "--images", str(images)]
+    arguments += ["--annotations", str(records), "--limit", "6", "--batch-size", "2", "--out", str(out)]
+    assert main(arguments) == 0
+    whole = json.loads(out.with_suffix(".answers.json").read_text())
+    journal = out.with_suffix(".model.jsonl")
+    assert not journal.exists()
+
+    asked = [item for item in whole["questions"] if item["image"]]
+    kept = {"question": asked[0]["question"], "picture": str(images / asked[0]["image"]), "reply": "MINE"}
+    lines = [json.dumps({"answerer": str(checkpoint)}), json.dumps(kept), '{"question": "cut of']
+    journal.write_text("\n".join(lines))
+    assert main([*arguments, "--resume"]) == 0
+    again = json.loads(out.with_suffix(".answers.json").read_text())
+    assert [item["model"]["reply"] for item in again["questions"] if item["id"] == asked[0]["id"]] == ["MINE"]
+    assert sum(a != b for a, b in zip(whole["questions"], again["questions"], strict=True)) == 1
+
+    journal.write_text(json.dumps({"answerer": "another"}))
+    assert main([*arguments, "--resume"]) == 2
+    assert "holds answers of another" in capsys.readouterr().err
+
+
 def test_blind_answers_are_the_same_for_every_picture(tiny_preset, colour_records, tmp_path):
     _, images = colour_records
     model = build_model(load_preset(str(tiny_preset())), dtype="float32").eval()

@@ -69,13 +69,35 @@ def test_a_finished_run_can_be_resumed_to_a_later_end_but_not_to_an_earlier_one(
 
 
 def test_resuming_with_other_settings_is_refused_or_said(data, first, second, caplog):
+    recorded = (second / "config.json").read_text()
     with pytest.raises(CheckpointError, match="trained with lora_rank = 2, not 8"):
         finetune(again(data, first, second, lora_rank=8))
+    assert (second / "config.json").read_text() == recorded
     with pytest.raises(CheckpointError, match="trained with accumulation = 1, not 2"):
         finetune(again(data, first, second, accumulation=2))
     with caplog.at_level(logging.WARNING, "trainer.state"):
         assert finetune(again(data, first, second, adapter_learning_rate=7e-4))
     assert "adapter_learning_rate is 0.0007 from here on; it was None" in caplog.text
+
+
+def test_a_run_that_fails_leaves_its_curves(data, tiny_preset, tmp_path):
+    (tmp_path / "checkpoints").write_text("in the way")
+    with pytest.raises(OSError, match="checkpoints"):
+        pretrain(TrainConfig(**COMMON, data=data, out=tmp_path, preset=str(tiny_preset())))
+    assert (tmp_path / "curves.png").stat().st_size > 10_000
+
+
+def test_features_are_computed_once_whatever_fits_a_row(data, first, tiny_preset, tmp_path):
+    before = list(data.glob("features-*.f16"))
+    settings = COMMON | {"max_steps": 1, "max_tokens": 24, "data": data, "out": tmp_path}
+    assert pretrain(TrainConfig(**settings, preset=str(tiny_preset())))
+    assert len(before) == 1 and list(data.glob("features-*.f16")) == before
+
+
+def test_rows_longer_than_the_language_model_reads_are_refused(data, tiny_preset, tmp_path):
+    settings = COMMON | {"max_tokens": 100_000, "data": data, "out": tmp_path}
+    with pytest.raises(ValueError, match="max_tokens is 100000, the language model reads"):
+        pretrain(TrainConfig(**settings, preset=str(tiny_preset())))
 
 
 def test_an_adapter_that_is_there_keeps_its_shape(data, second, tmp_path, caplog):
@@ -122,6 +144,14 @@ def test_every_step_is_tracked_in_jsonl_tensorboard_and_wandb(first):
     assert list(run.glob("*.wandb")) and run.name.endswith((first / "wandb-id").read_text().strip())
     assert list((run / "files" / "media").rglob("*.png")), "sample images and curves"
     assert (first / "curves.png").stat().st_size > 10_000
+
+
+def test_llavas_projector_starts_at_random_without_being_told(data, tiny_preset, tmp_path, caplog):
+    preset = tmp_path / "mlp.toml"
+    preset.write_text(tiny_preset().read_text() + '\n[projector]\nkind = "mlp2x_gelu"\n')
+    with caplog.at_level(logging.INFO, "trainer.stages"):
+        assert pretrain(TrainConfig(**COMMON, data=data, out=tmp_path / "run", preset=str(preset)))
+    assert "only that with the residual block can be aligned" in caplog.text
 
 
 def test_a_disk_error_is_a_message_and_exit_2(data, tiny_preset, tmp_path, capsys):

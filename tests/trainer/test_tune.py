@@ -60,6 +60,17 @@ def test_a_study_prunes_resumes_and_ends_in_a_configuration(base, tmp_path, caps
     assert len(json.loads((out / "trials.json").read_text())) == 3
 
 
+def test_two_trials_at_once_in_one_study_of_one_base(base, tmp_path, capsys):
+    arguments = ["tune", "--out", str(tmp_path / "study"), "--search", "learning_rate", "--no-prune"]
+    assert main([*arguments, "--base", str(base), "--jobs", "2", "--trials", "2"]) == 0
+    trials = json.loads((tmp_path / "study" / "trials.json").read_text())
+    assert [trial["state"] for trial in trials] == ["COMPLETE", "COMPLETE"]
+    other = tmp_path / "other.toml"
+    other.write_text(base.read_text().replace("max_steps = 4", "max_steps = 8"))
+    assert main([*arguments, "--base", str(other), "--trials", "3"]) == 2
+    assert "begun with another max_steps" in capsys.readouterr().err
+
+
 def test_a_run_that_fails_is_named(base, tmp_path, capsys):
     broken = tmp_path / "broken.toml"
     broken.write_text(base.read_text().replace('"float32"', '"bfloat16"\ndevice = "cuda"'))

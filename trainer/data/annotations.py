@@ -38,8 +38,8 @@ _COCO = re.compile(r'\s*\{\s*"(info|images|annotations|licenses)"\s*:')
 
 
 def read_annotations(path: Path, format: Format = "auto") -> Iterator[tuple[str, object]]:
-    """(place in the file, raw record) of every record; a ValueError in a record's stead says that its line is
-    not JSON.
+    """(place in the file, raw record) of every record; a ValueError in a record's stead says that its line
+    is not JSON, or why its caption makes no record.
 
     Raises:
         ValueError: the file is no JSON array where one is expected, or is cut off.
@@ -112,8 +112,11 @@ def _coco(path: Path) -> Iterator[tuple[str, object]]:
                 )
 
 
-def _caption_record(identifier: str, image: object, caption: str) -> dict:
+def _caption_record(identifier: str, image: object, caption: str) -> dict | ValueError:
     """One question per image, so that its captions can share a row in training."""
+    sentence = clean(caption)
+    if not sentence:
+        return ValueError("a caption of fewer than three words")
     question = BRIEF[zlib.crc32(str(image).encode()) % len(BRIEF)]
     return {
         "id": identifier,
@@ -121,6 +124,6 @@ def _caption_record(identifier: str, image: object, caption: str) -> dict:
         "kind": "caption",
         "conversations": [
             {"from": "human", "value": f"{IMAGE_MARK}\n{question}"},
-            {"from": "gpt", "value": clean(caption)},
+            {"from": "gpt", "value": sentence},
         ],
     }

@@ -90,6 +90,12 @@ class PreparedImages:
         self._rows, self._digest = rows, digest
         self._by_name = {name: row for row, name in enumerate(rows.column("name").to_pylist())}
 
+    @cached_property
+    def usable(self) -> list[str]:
+        """Names of those that can be read, in order."""
+        broken = self._rows.column("error").is_valid().to_pylist()
+        return [name for name, is_broken in zip(self._by_name, broken, strict=True) if not is_broken]
+
     def read(self, name: str) -> bytes:
         """The JPEG file of an image.
 

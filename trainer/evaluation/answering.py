@@ -21,14 +21,16 @@ from shared.model import MultimodalModel
 from shared.prompt import Message, question_content
 from shared.vision import VisionTower
 from trainer.data.features import FeatureCache, ImageFolder, build_features
+from trainer.evaluation.journal import Item, Journal
 
 if TYPE_CHECKING:
     import httpx
 
-Item = tuple[str, Path | None]
 Answerer = Callable[[Sequence[Item]], list[str]]
 
+log = logging.getLogger(__name__)
 
+REFUSED = (400, 413, 415, 422)  # this question, not the next one
 BUSY_WAIT = 30.0  # seconds that a busy service is waited for at most, before it is asked again
 
 
@@ -57,15 +59,17 @@ class ModelAnswerer:
     batch_size: int = 32
     max_new_tokens: int = 48
     blind: bool = False
+    journal: Journal | None = None
 
     def __call__(self, items: Sequence[Item]) -> list[str]:
         pictures = [picture for _, picture in items if picture is not None]
         features, names = features_of(self.model.vision, pictures, self.cache) if pictures else (None, {})
         mean = features.mean()[None] if features and self.blind else None
         # Greedy answers to one prompt are one answer: the blind see the same features with every photograph
-        asked = [(text, picture if mean is None else picture is not None) for text, picture in items]
-        order = sorted(dict.fromkeys(asked), key=lambda item: (not item[1], len(item[0])))
-        replies: dict[tuple, str] = {}
+        seen = [(text, picture if mean is None else picture and pictures[0]) for text, picture in items]
+        replies = self.journal.known(seen) if self.journal else {}
+        asked = [item for item in dict.fromkeys(seen) if item not in replies]
+        order = sorted(asked, key=lambda item: (not item[1], len(item[0])))
         for start in tqdm(range(0, len(order), self.batch_size), desc="answers", unit="batch"):
             batch, prompts = order[start : start + self.batch_size], []
             for question, picture in batch:
@@ -74,16 +78,22 @@ class ModelAnswerer:
                     shown = features.get([names[picture]]) if mean is None else mean
                 message = Message("user", question_content(question, images=int(shown is not None)))
                 prompts.append(([message], shown))
-            replies |= zip(batch, self.model.answer(prompts, self.max_new_tokens), strict=True)
-        return [replies[item] for item in asked]
+            for item, reply in zip(batch, self.model.answer(prompts, self.max_new_tokens), strict=True):
+                replies[item] = reply
+                if self.journal:
+                    self.journal.keep(item, reply)
+        return [replies[item] for item in seen]
 
 
 @dataclass
 class ServiceAnswerer:
     """Answers of a running service, `concurrency` requests at once, through POST /generate.
 
-    While the service says that it is busy (429 or 503), a request waits as long as it asks for and tries again.
-    Raises AnswerError when the service is not reached, refuses, or is busy for longer than `timeout` seconds.
+    While the service says that it is busy (429 or 503), a request waits as long as it asks for and tries again. A
+    question that it refuses has an empty answer, which is a wrong one, and is named in the log.
+
+    Raises AnswerError when the service is not reached, fails, refuses everything, or is busy for longer than
+    `timeout` seconds.
     """
 
     url: str
@@ -91,34 +101,57 @@ class ServiceAnswerer:
     max_new_tokens: int = 48
     timeout: float = 600.0
     api_key: str | None = None
+    journal: Journal | None = None
 
     def __call__(self, items: Sequence[Item]) -> list[str]:
-        return asyncio.run(self._all(items))
+        replies = self.journal.known(items) if self.journal else {}
+        refused: list[str] = []
+        asked = [item for item in dict.fromkeys(items) if item not in replies]
+        asyncio.run(self._ask(asked, replies, refused))
+        if refused and len(refused) == len(asked):
+            raise AnswerError(refused[0])
+        if refused:
+            log.warning(
+                "%d of %d questions were refused; the first: %s", len(refused), len(items), refused[0]
+            )
+        return [replies[item] for item in items]
 
-    async def _all(self, items: Sequence[Item]) -> list[str]:
+    async def _ask(self, items: Sequence[Item], replies: dict[Item, str], refused: list[str]) -> None:
         import httpx
 
         logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every request otherwise
-        slots = asyncio.Semaphore(self.concurrency)
         limits = httpx.Limits(max_connections=self.concurrency)
         progress = tqdm(total=len(items), desc="answers", unit="request")
 
-        async def ask(client: httpx.AsyncClient, question: str, picture: Path | None) -> str:
+        async def ask(client: httpx.AsyncClient, item: Item) -> None:
+            question, picture = item
             fields = {"prompt": question, "max_new_tokens": str(self.max_new_tokens), "temperature": "0"}
             parts: dict[str, tuple] = {name: (None, value) for name, value in fields.items()}
-            async with slots:
-                if picture is not None:
-                    parts["image"] = (picture.name, picture.read_bytes())
-                response = await self._post(client, parts)
+            if picture is not None:
+                parts["image"] = (picture.name, picture.read_bytes())
+            response = await self._post(client, parts)
             progress.update()
-            if response.status_code != 200:
-                raise AnswerError(f"{self.url} answered {response.status_code}: {response.text[:300]}")
-            return response.json()["text"]
+            replies[item] = ""
+            if response.status_code == 200:
+                replies[item] = response.json()["text"]
+                if self.journal:
+                    self.journal.keep(item, replies[item])
+                return
+            said = f"{self.url} answered {response.status_code} to {question!r}: {response.text[:300]}"
+            if response.status_code not in REFUSED:
+                raise AnswerError(said)
+            refused.append(said)
+
+        left = iter(items)
+
+        async def work(client: httpx.AsyncClient) -> None:
+            for item in left:
+                await ask(client, item)
 
         with progress:
             headers = {"Authorization": f"Bearer {self.api_key}"} if self.api_key else {}
             async with httpx.AsyncClient(timeout=self.timeout, limits=limits, headers=headers) as client:
-                return await asyncio.gather(*(ask(client, *item) for item in items))
+                await asyncio.gather(*(work(client) for _ in range(self.concurrency)))
 
     async def _post(self, client: httpx.AsyncClient, parts: dict[str, tuple]) -> httpx.Response:
         import httpx

@@ -11,7 +11,7 @@ from trainer.data.dialogues.captions import Photo, read_captions
 from trainer.data.dialogues.describe import FIRST_REQUEST
 from trainer.evaluation.answering import Answerer, pooled
 from trainer.evaluation.config import EvaluateConfig
-from trainer.evaluation.files import find_picture
+from trainer.evaluation.files import evenly, find_picture
 from trainer.evaluation.metrics import CaptionScores, bootstrap, caption_scores, need_java
 from trainer.evaluation.neighbours import Consensus, nearest
 
@@ -28,7 +28,7 @@ class CaptionTask:
     def __init__(self, config: EvaluateConfig, preset: ModelConfig):
         need_java()  # not after an hour of answers
         self.config, self.preset = config, preset
-        self.photos = read_captions(config.captions)[: config.limit]
+        self.photos = evenly(read_captions(config.captions), config.limit)
         self.pictures = [find_picture(photo.file, config.images) for photo in self.photos]
         self.training = read_captions(config.neighbours) if config.neighbours else []
         folders = [config.neighbour_images] if config.neighbour_images else config.images

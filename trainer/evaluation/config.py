@@ -23,6 +23,9 @@ class EvaluateConfig(Settings):
     )
     baselines: bool = Field(False, description="No model: the baselines alone.")
     out: Path = Field(description="JSON to write; .answers.json and .png appear beside it.")
+    resume: bool = Field(
+        False, description="Keep the answers that a stopped call with this --out has already."
+    )
 
     captions: Path | None = Field(None, description="Lines of file<TAB>caption: score captions (needs Java).")
     annotations: list[Path] = Field([], description="LLaVA records whose first question is asked.")

@@ -7,7 +7,8 @@ tokenizer, and useless between models with different ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -15,7 +16,7 @@ from tqdm import tqdm
 
 from shared.model import MultimodalModel
 from shared.prompt import IGNORE_INDEX, EncodedPrompt
-from trainer.data.records import parse_record
+from trainer.data.records import Record, RecordError, parse_record
 from trainer.evaluation.answering import Answerer, ModelAnswerer, features_of
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.files import evenly, find_picture, read_records
@@ -27,7 +28,7 @@ class PerplexityTask:
     name = "perplexity"
 
     def __init__(self, config: EvaluateConfig):
-        found = [parse_record(raw) for path in config.perplexity for raw in read_records(path)]
+        found = [record for path in config.perplexity for record in _parsed(path)]
         self.records = evenly(found, config.limit)
         if not self.records:
             raise ValueError(f"no records in {', '.join(map(str, config.perplexity))}")
@@ -79,6 +80,14 @@ class PerplexityTask:
             for i, loss in zip(batch, answer_losses(model, [encoded[i] for i in batch], given), strict=True):
                 losses[i] = loss
         return losses
+
+
+def _parsed(path: Path) -> Iterator[Record]:
+    for number, raw in enumerate(read_records(path), 1):
+        try:
+            yield parse_record(raw)
+        except RecordError as error:
+            raise ValueError(f"{path}, record {number}: {error}") from error
 
 
 @torch.inference_mode()

@@ -17,9 +17,10 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.evaluation.answering import Answerer, Item
+from trainer.evaluation.answering import Answerer
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.files import evenly, find_picture, read_records
+from trainer.evaluation.journal import Item
 from trainer.evaluation.metrics import Interval
 
 PER_IMAGE = 3  # objects that are there, and as many that are not, as in POPE

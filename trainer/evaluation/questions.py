@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 
 from trainer.data.dialogues.retention import RETENTION_QUESTIONS
-from trainer.evaluation.answering import Answerer, Item
+from trainer.evaluation.answering import Answerer
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.files import evenly, find_picture, read_records
 from trainer.evaluation.grading import Guesser, Question, is_right, keywords_right, read_questions
+from trainer.evaluation.journal import Item
 from trainer.evaluation.metrics import accuracy
 
 

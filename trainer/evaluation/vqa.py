@@ -16,9 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trainer.evaluation.answering import Answerer, Item
+from trainer.evaluation.answering import Answerer
 from trainer.evaluation.config import EvaluateConfig
 from trainer.evaluation.files import evenly, find_picture
+from trainer.evaluation.journal import Item
 from trainer.evaluation.metrics import mean_interval
 
 _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'

@@ -14,7 +14,7 @@ chat = ChatOpenAI(
 image = base64.b64encode(Path(path).read_bytes()).decode()
 question = HumanMessage(
     [
-        {"type": "text", "text": "What is the man holding?"},
+        {"type": "text", "text": "What is the man looking at?"},
         {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}},
     ]
 )

@@ -22,7 +22,7 @@ request = {
         {
             "role": "user",
             "content": [
-                {"type": "text", "text": "What is the man holding?"},
+                {"type": "text", "text": "What is the man looking at?"},
                 {"type": "image_url", "image_url": {"url": f"data:image/jpeg;base64,{image}"}},
             ],
         }
