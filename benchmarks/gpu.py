@@ -61,6 +61,8 @@ def main() -> int:
         writer = spawn.Process(target=write_random, args=(args.preset, Path(scratch)))
         writer.start()  # not in this process, which would keep a part of the device
         writer.join()
+        if writer.exitcode:
+            raise SystemExit("the random weights could not be written; what went wrong stands above")
         results = {}
         print(HEADER)
         for name in args.only:
@@ -107,8 +109,8 @@ def planned(preset: str, name: str) -> dict:
 
     plan = make_plan(PlanConfig(preset=preset, **CONFIGURATIONS[name]))
     setup, step = plan.setup, plan.step
-    fields = ("stage", "rows", "row_tokens", "label_share", "quantization", "gradient_checkpointing", "optimizer",
-              "image_every", "accumulates")  # fmt: skip
+    fields = ("stage", "rows", "row_tokens", "label_share", "dtype", "quantization", "gradient_checkpointing",
+              "optimizer", "attention", "lora", "image_every", "accumulates")  # fmt: skip
     return {
         "setup": {field: getattr(setup, field) for field in fields},
         "peak": step.peak,
@@ -169,7 +171,7 @@ def measure(preset: str, run: dict, folder: Path) -> dict:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction((limit * GIB - CUDA_CONTEXT) / total, device)
     torch.manual_seed(0)
-    setup = Setup(with_files(load_preset(preset), folder), **run)
+    setup = Setup(with_files(load_preset(preset), folder), **run | {"lora": tuple(run["lora"])})
     model = trained_model(setup, "cuda")
     optimizer = make_optimizer([p for p in model.parameters() if p.requires_grad], setup.optimizer)
     batch, objective = make_batch(model, setup), Objective(model).train()

@@ -74,12 +74,12 @@ def _fast_dtype() -> str:
 
 
 def setup_of(name: str, rows: int, row_tokens: int, dtype: str):
-    """The plan's `Setup`; eager attention is what training on a CPU takes."""
+    """The plan's `Setup` on a CPU, where training takes eager attention."""
     from shared.config import load_preset
     from trainer.planning.simulate import Setup
 
     return Setup(
-        load_preset("embedded"), rows=rows, row_tokens=row_tokens, label_share=0.4, attention="eager",
+        load_preset("embedded"), rows=rows, row_tokens=row_tokens, label_share=0.4, attention="eager", gpu=False,
         image_every=120, **({"dtype": dtype} | CONFIGURATIONS[name]),
     )  # fmt: skip
 

@@ -141,5 +141,6 @@ async def _image(runtime: Runtime, image: Media) -> ImageInput:
 
 
 def _image_input(model: MultimodalModel, data: bytes, limits: ImageLimits) -> ImageInput:
-    pixel_values = model.preprocess([decode_image(data, limits=limits)])[0]
+    image = decode_image(data, limits=limits, target_size=model.config.vision.image_size)
+    pixel_values = model.preprocess([image])[0]
     return ImageInput(hashlib.sha256(data).digest(), pixel_values)

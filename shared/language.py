@@ -96,7 +96,7 @@ def load_language_model(
 
 def fuse_activations(model: nn.Module) -> None:
     """One kernel for `gelu_new` (Phi-2's), of which transformers computes every term by itself: the same function,
-    but training keeps one tensor of the MLP's width for the backward pass instead of five."""
+    but training keeps one tensor of the MLP's width for the backward pass instead of four."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, NewGELUActivation):

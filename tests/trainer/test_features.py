@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageOps
 
 from shared.config import load_preset
+from shared.media import decode_image
 from shared.vision import load_vision_tower
 from trainer.data.features import ImageFolder, build_features
 
@@ -26,7 +27,7 @@ def test_the_cache_equals_the_tower_and_mirrors(pictures, tiny_preset):
     tower = load_vision_tower(load_preset(str(tiny_preset())).vision)
     cache = build_features(tower, names, ImageFolder(folder), folder, mirror=True, batch_size=2)
     for view in (0, 1):
-        images = [Image.open(folder / name).convert("RGB") for name in names]
+        images = [decode_image((folder / name).read_bytes(), target_size=32) for name in names]
         images = [ImageOps.mirror(image) for image in images] if view else images
         torch.testing.assert_close(
             cache.get(names, [view] * 5), tower(tower.preprocess(images)), rtol=2e-3, atol=2e-3

@@ -124,7 +124,7 @@ def test_a_simulated_step_takes_what_a_real_one_takes(kind, checkpointing, tiny_
     """The same tracker around a real step of the real model, tensor by tensor."""
     config = load_preset(str(tiny_preset(kind)))
     setup = Setup(
-        config, "finetune", rows=3, row_tokens=50, label_share=0.4, dtype="float32", attention="eager",
+        config, "finetune", rows=3, row_tokens=50, label_share=0.4, dtype="float32", attention="eager", gpu=False,
         gradient_checkpointing=checkpointing, lora=(4, 8, 0.1),
     )  # fmt: skip
     planned = simulate(setup)

@@ -102,7 +102,9 @@ def test_an_unfinished_out_is_no_training_data_and_belongs_to_its_settings(sourc
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    """Of all its threads."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    return [int(child) for path in lists for child in path.read_text().split()]
 
 
 def test_a_worker_that_is_killed_is_named_and_the_run_goes_on(source, whole, tmp_path):

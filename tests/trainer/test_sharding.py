@@ -2,6 +2,7 @@
 
 import multiprocessing
 import tempfile
+from multiprocessing import connection
 from pathlib import Path
 
 import pytest
@@ -17,12 +18,18 @@ def train_sharded(preset, folder, steps: int) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         store = Path(scratch) / "store"
         ours = [
-            context.Process(target=work, args=(rank, 2, store, str(preset), folder, steps)) for rank in (0, 1)
+            context.Process(target=work, args=(rank, 2, store, str(preset), folder, steps), daemon=True)
+            for rank in (0, 1)
         ]
         for process in ours:
             process.start()
-        for process in ours:
-            process.join(3000)
+        running = list(ours)
+        while running and connection.wait([process.sentinel for process in running], 600):
+            running = [process for process in running if process.is_alive()]
+            if any(process.exitcode for process in ours):
+                break  # the other would wait for it
+        for process in running:
+            process.terminate()
         assert [process.exitcode for process in ours] == [0, 0]
 
 

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
@@ -25,6 +25,8 @@ from shared.media import MediaError, decode_image
 from shared.vision import VisionTower
 
 log = logging.getLogger(__name__)
+
+RESIZING = 2  # counts the ways in which decode_image and fit_image have brought an image to the tower's size
 
 
 class Images(Protocol):
@@ -91,7 +93,13 @@ def build_features(
     path, index = folder / f"{stem}.f16", folder / f"{stem}.json"
     shape = (len(names), views, tower.num_patches, tower.width)
     if _finished(path, index) < len(names):
-        with FileLock(folder / f"{stem}.lock"):  # another run on the same data waits, and then finds them
+        lock = FileLock(folder / f"{stem}.lock")  # another run on the same data waits, and then finds them
+        try:
+            held = lock.acquire(timeout=0)
+        except Timeout:
+            log.info("another run is computing the vision features: waiting for it")
+            held = lock.acquire()
+        with held:
             _compute(tower, names, images, path, index, shape, batch_size)
     return FeatureCache(path, names, shape)
 
@@ -118,7 +126,7 @@ def _compute(
     device = tower.mean.device
     for start in tqdm(range(done, len(names), batch_size), desc="features", unit="batch"):
         batch = names[start : start + batch_size]
-        loaded = [_decode(images, name) for name in batch]
+        loaded = [_decode(images, name, tower.config.image_size) for name in batch]
         if shape[1] == 2:
             loaded = [view for image in loaded for view in (image, ImageOps.mirror(image))]
         features = tower(tower.preprocess(loaded).to(device)).cpu().to(torch.float16)
@@ -132,9 +140,9 @@ def _compute(
     _write_index(array, index, len(names))
 
 
-def _decode(images: Images, name: str) -> Image.Image:
+def _decode(images: Images, name: str, size: int) -> Image.Image:
     try:
-        return decode_image(images.read(name))
+        return decode_image(images.read(name), target_size=size)
     except MediaError as error:
         raise ValueError(f"image {name}: {error}") from error
 
@@ -147,7 +155,7 @@ def _write_index(array: np.memmap, index: Path, done: int) -> None:
 
 
 def _digest(config: VisionConfig, images: Images, names: list[str], views: int) -> str:
-    digest = hashlib.sha256(f"{config.model_dump_json()}\n{views}".encode())
+    digest = hashlib.sha256(f"{config.model_dump_json()}\n{views}\n{RESIZING}".encode())
     for name in names:
         digest.update(f"\n{name} {images.version(name)}".encode())
     return digest.hexdigest()[:12]

@@ -77,6 +77,7 @@ def build_planned(
     dtype: torch.dtype,
     quantization: str,
     attention: str,
+    gpu: bool,
     checkpointing: bool,
     lora: tuple[int, float, float],
     layers: int | None = None,
@@ -105,7 +106,7 @@ def build_planned(
             language = attach_lora(
                 language, config.language.lora_targets, rank=rank, alpha=alpha, dropout=dropout
             )
-    if attention != "eager":  # which is what training on a CPU takes
+    if gpu:
         _drop_out_as_a_gpu(language)
     return PlannedModel(config, vision, projector, language).train()
 
@@ -153,7 +154,7 @@ class MaskDropout(nn.Dropout):
 def _drop_out_as_a_gpu(model: nn.Module) -> None:
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Dropout:
+            if type(child) is nn.Dropout and child.p:
                 setattr(module, name, MaskDropout(child.p))
 
 

@@ -37,6 +37,7 @@ class Setup:
     gradient_checkpointing: bool = False
     optimizer: str = "adamw"
     attention: str = "sdpa"
+    gpu: bool = True  # dropout keeps smaller masks there than on a CPU
     lora: tuple[int, float, float] = (16, 32, 0.05)
     image_every: int | None = None  # tokens of text and image per image; None: one image a row
     accumulates: bool = False  # gradients are there before a pass, of the step's passes before it
@@ -84,6 +85,7 @@ def _build(setup: Setup) -> PlannedModel:
         dtype=getattr(torch, setup.dtype),
         quantization=setup.quantization,
         attention=setup.attention,
+        gpu=setup.gpu,
         checkpointing=setup.gradient_checkpointing,
         lora=setup.lora,
         layers=setup.layers,
