@@ -45,7 +45,7 @@ def test_captions_are_about_their_photographs(service, data_dir):
     with ThreadPoolExecutor(8) as pool:
         said = dict(zip([photo.file for photo in photos], pool.map(caption, photos), strict=True))
     scores = caption_scores(said, {photo.file: list(photo.captions) for photo in photos})
-    assert scores.corpus["CIDEr"] > 0.3  # 0.49 on all 1,000; blind, it is under 0.1
+    assert scores.corpus["CIDEr"] > 0.3  # 0.51 on all 1,000; blind, it is under 0.1
     assert scores.distinct > 0.6 * len(photos)
 
 
