@@ -1,6 +1,7 @@
 """`plan` at full size without weights, and its step against a real one of a tiny model."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,9 @@ from shared.checkpoint import build_model, save_checkpoint
 from shared.config import load_preset
 from shared.lora import attach_lora
 from trainer.cli import main
-from trainer.config import TrainConfig
+from trainer.config import PrepareConfig, TrainConfig
+from trainer.data.prepare import prepare
+from trainer.data.prepared import PreparedData
 from trainer.objective import Objective
 from trainer.planning.fit import usable
 from trainer.planning.model import visual_tokens
@@ -87,6 +90,25 @@ def test_a_run_is_planned_with_the_model_that_it_starts_from_and_to_its_end(tmp_
     assert made["setup"]["gradient_checkpointing"]
     run.write_text("max_stepps = 17\n")
     assert main(["plan", "--run", str(run)]) == 2
+
+
+def test_memory_finds_what_a_run_leaves_open_and_its_data_is_counted(tmp_path, tiny_preset, colour_records):
+    records, images = colour_records
+    preset, data, out = str(tiny_preset()), tmp_path / "data", tmp_path / "plan.json"
+    prepare(PrepareConfig(annotations=[records], images=[images], out=data, preset=preset, validation=0.2))
+    run = tmp_path / "run.toml"
+    run.write_text(f'preset = "{preset}"\ndata = "{data}"\nmax_tokens = 64\n')
+    arguments = ["plan", "--stage", "pretrain", "--run", str(run), "--out", str(out)]
+    assert main(arguments) == 0
+    assert json.loads(out.read_text())["setup"]["rows"] == 16  # the trainer's 1,024 tokens
+    assert main([*arguments, "--gpu-memory", "1"]) == 0
+    made = json.loads(out.read_text())
+    assert made["setup"]["rows"] > 16
+    count, setup = PreparedData(data).count("train"), made["setup"]
+    assert made["steps"] == math.ceil(count * setup["image_every"] / made["tokens_per_step"])
+    run.write_text(run.read_text() + "batch_tokens = 128\n")
+    assert main([*arguments, "--gpu-memory", "1"]) == 0
+    assert json.loads(out.read_text())["setup"]["rows"] == 2
 
 
 def test_gpus_share_the_batches_of_a_step(tmp_path, tiny_preset, capsys):
