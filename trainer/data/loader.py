@@ -103,16 +103,20 @@ class PackLoader:
             (self._texts if image < 0 else self._groups[image]).append(index)
 
     def _append(self, row: int, record: Record, prompt: PromptBuilder) -> None:
+        messages = list(record.messages)
         try:
-            messages, dropped = drop_oldest_turns(prompt, list(record.messages), self.max_tokens)
+            encoded = prompt.encode_dialogue(messages)
+            if len(encoded) > self.max_tokens:
+                messages, dropped = drop_oldest_turns(prompt, messages, self.max_tokens)
+                encoded = prompt.encode_dialogue(messages)
+                self.dropped_turns += dropped
         except PromptTooLong:
             self.too_long += 1
             return
         except ValueError as error:
             raise ValueError(f"{self._place}: record {record.id!r}: {error}") from error
-        self.dropped_turns += dropped
         text = " ".join(part for message in messages for part in message.content if isinstance(part, str))
-        self.dialogues.append(row, record, prompt.encode_dialogue(messages), not _SIDES.search(text))
+        self.dialogues.append(row, record, encoded, not _SIDES.search(text))
 
     @property
     def images(self) -> list[str]:
