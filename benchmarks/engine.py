@@ -32,7 +32,8 @@ def make_requests(model: MultimodalModel, folder: Path, count: int, tokens: int)
     for index, path in enumerate(sorted(folder.glob("*.jpg"))[:count]):
         content = question_content(QUESTIONS[index % len(QUESTIONS)], images=1)
         prompt = model.prompt.encode([Message("user", content)])
-        pixels = model.preprocess([decode_image(path.read_bytes(), limits=LIMITS)])[0]
+        size = model.config.vision.image_size
+        pixels = model.preprocess([decode_image(path.read_bytes(), limits=LIMITS, target_size=size)])[0]
         image = ImageInput(path.name.encode(), pixels)
         requests.append(
             GenerationRequest(prompt.input_ids, (image,), SamplingParams(tokens, ignore_eos=True))

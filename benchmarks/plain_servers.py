@@ -32,7 +32,8 @@ class Question(BaseModel):
 
 
 def decode(model: MultimodalModel, question: Question) -> tuple[list[int], torch.Tensor]:
-    image = decode_image(base64.b64decode(question.image), limits=LIMITS)
+    size = model.config.vision.image_size
+    image = decode_image(base64.b64decode(question.image), limits=LIMITS, target_size=size)
     message = Message("user", question_content(question.prompt, images=1))
     return model.prompt.encode([message]).input_ids, model.preprocess([image])[0]
 

@@ -221,9 +221,10 @@ def measure_records(args: argparse.Namespace) -> None:
 
 def _tree(pid: int) -> list[int]:
     try:
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        lists = [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children")]
     except OSError:
         return []
+    children = " ".join(lists).split()
     return [pid, *(found for child in children for found in _tree(int(child)))]
 
 

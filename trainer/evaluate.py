@@ -10,6 +10,7 @@ Results go to stdout as a table, to --out as JSON, and beside it as PNG.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -100,7 +101,7 @@ def _answerers(config: EvaluateConfig) -> tuple[dict[str, Answerer], list[Journa
 
     def journal(name: str) -> Journal:
         path = config.out.with_suffix(f".{name}.jsonl")
-        journals.append(Journal(path, config.url or config.checkpoint, resume=config.resume))
+        journals.append(Journal(path, _name(config), resume=config.resume))
         return journals[-1]
 
     if config.url:
@@ -121,6 +122,17 @@ def _answerers(config: EvaluateConfig) -> tuple[dict[str, Answerer], list[Journa
         for name in (["model", "blind"] if config.blind else ["model"])
     }
     return answerers, journals
+
+
+def _name(config: EvaluateConfig) -> str:
+    """Of who answers: a service's address, which is trusted to be of the same model, or a checkpoint, its weights and
+    their dtype."""
+    if config.url:
+        return config.url
+    from shared.checkpoint import checkpoint_folder
+
+    manifest = checkpoint_folder(config.checkpoint) / "manifest.json"
+    return f"{config.checkpoint} {hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]} {config.dtype}"
 
 
 def _base_answers(config: EvaluateConfig, items: Sequence[Item]) -> list[str]:

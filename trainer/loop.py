@@ -87,7 +87,7 @@ class TrainingLoop:
             process=self.accelerator.process_index, processes=processes,
         )  # fmt: skip
         stopped = False
-        with contextlib.closing(tracker), self._signals():
+        with tracker, self._signals():
             for step in meter.waits(steps):
                 loss, norm = self._train(step)
                 position = step.position

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -17,13 +18,14 @@ from shared.config import ModelConfig, load_preset
 from trainer.config import TrainConfig, load_config
 from trainer.data.prepared import INDEX, PreparedData
 from trainer.planning.config import PlanConfig
-from trainer.planning.fit import CUDA_CONTEXT, FRAGMENTATION, fit
+from trainer.planning.fit import CUDA_CONTEXT, FRAGMENTATION, LEAST_ROWS, fit
 from trainer.planning.model import visual_tokens
 from trainer.planning.simulate import Setup, Step, simulate
 from trainer.throughput import GPU_PEAKS
 
 GIB = 2**30
 FITTED = {"batch_tokens", "accumulation", "gradient_checkpointing", "quantization"}  # by --gpu-memory
+NO_DATA = Path(os.devnull)
 RECORDS = {"pretrain": 595_375, "finetune": 157_712}  # LLaVA-CC3M-Pretrain-595K, LLaVA-Instruct-150K
 TEXT_TOKENS = {"pretrain": 41, "finetune": 281}  # of a record of theirs, the end of the image included
 
@@ -69,7 +71,7 @@ def make_plan(config: PlanConfig) -> Plan:
     if config.gpu_memory is None:
         step = simulate(setup)
     else:
-        wanted = config.batch_tokens or -(-config.step_tokens // config.gpus)
+        wanted = max(1, (config.batch_tokens or -(-config.step_tokens // config.gpus)) // config.max_tokens)
         setup, step = fit(
             setup,
             config.gpu_memory,
@@ -77,7 +79,8 @@ def make_plan(config: PlanConfig) -> Plan:
             checkpointing=[False, True]
             if config.gradient_checkpointing is None
             else [config.gradient_checkpointing],
-            most_rows=max(1, wanted // config.max_tokens),
+            least_rows=wanted if config.batch_tokens else min(LEAST_ROWS, wanted),
+            most_rows=wanted,
             simulate=simulate,
         )
     return _whole_run(config, setup, step)
@@ -89,7 +92,7 @@ def _with_run(config: PlanConfig) -> tuple[ModelConfig, PlanConfig]:
     run starts from, else of its preset."""
     if config.run is None:
         return load_preset(config.preset), config
-    run = load_config(TrainConfig, config.run, {"out": Path()}, {"data": Path()})
+    run = load_config(TrainConfig, config.run, {"out": Path()}, {"data": NO_DATA})
     given = {name: getattr(config, name) for name in config.model_fields_set}
     found = FITTED - run.model_fields_set if config.gpu_memory is not None else set()
     taken = {
@@ -97,12 +100,18 @@ def _with_run(config: PlanConfig) -> tuple[ModelConfig, PlanConfig]:
         for name, value in run.model_dump(exclude={"out", *found}).items()
         if name in PlanConfig.model_fields and value != "auto"
     }
-    if (run.data / INDEX).is_file():
-        taken["records"] = PreparedData(run.data).count("train")
+    if run.data != NO_DATA and (run.data / INDEX).is_file():
+        taken["records"] = _count_records(run.data, config.stage)
     config = PlanConfig.model_validate(taken | given)
     if "preset" in given or run.init is None or config.stage == "pretrain":
         return load_preset(config.preset), config
     return read_config(checkpoint_folder(run.init)), config
+
+
+def _count_records(data: Path, stage: str) -> int:
+    """That the stage learns from: the first one leaves out plain text."""
+    images = PreparedData(data).rows("train").column("image")
+    return len(images) - (images.null_count if stage == "pretrain" else 0)
 
 
 def _whole_run(config: PlanConfig, setup: Setup, step: Step) -> Plan:

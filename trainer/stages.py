@@ -19,6 +19,7 @@ from shared.checkpoint import (
     atomic_folder,
     build_model,
     checkpoint_folder,
+    default_dtype,
     load_adapter,
     load_projector,
     read_config,
@@ -137,7 +138,7 @@ def _build(config: TrainConfig, accelerator: Accelerator, init: Path | None = No
     whole_on = torch.device("cpu") if accelerator.distributed_type == "FSDP" else accelerator.device
     model = build_model(
         load_preset(config.preset) if init is None else read_config(init),
-        dtype=config.dtype,
+        dtype=default_dtype(accelerator.device) if config.dtype == "auto" else config.dtype,
         device=whole_on,
         quantization=config.quantization,
         attn_implementation=choose_attention(config.attention, accelerator.device),

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import secrets
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -87,19 +89,31 @@ class Tracker:
                 table.add_data(None if image is None else wandb.Image(image), *row.values())
             self._run.log({"samples": table}, step=step)
 
-    def close(self) -> None:
-        """Flush, and draw `curves.png`; of a run that fails too, which W&B is told."""
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Flush, and draw `curves.png`; of a run that fails too, whose own fault is then the one that is said."""
         if not self.active:
             return
-        failed = sys.exc_info()[0] is not None
         self._bar.close()
+        try:
+            self._finish()
+        except Exception as error:
+            if kind is None:
+                raise
+            log.warning("the logs could not be finished: %s", error)
+        finally:
+            if self._run:
+                self._run.finish(exit_code=int(kind is not None))
+
+    def _finish(self) -> None:
         self._board.close()
         plot_curves(self.out)
         if self._run:
             import wandb
 
             self._run.log({"curves": wandb.Image(str(self.out / "curves.png"))})
-            self._run.finish(exit_code=int(failed))
 
     def _write(self, row: dict) -> None:
         with self.path.open("a", encoding="utf-8") as file:
@@ -125,11 +139,11 @@ def read_metrics(out: Path) -> list[dict]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in path.read_text("utf-8").split("\n"):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:
-            continue  # a line cut by a crash
+            continue  # the end, or a line cut by a crash
     return rows
 
 

@@ -8,6 +8,7 @@ best.toml, which the verb takes as --config, trials.json, and plots of the histo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import shutil
@@ -24,6 +25,7 @@ from optuna.trial import TrialState
 from shared.checkpoint import checkpoint_folder, read_config
 from shared.config import ModelConfig, load_preset
 from trainer.config import TrainConfig, load_config
+from trainer.data.prepared import INDEX
 from trainer.tuning.config import TuneConfig
 from trainer.tuning.space import Parameter, dump_toml, run_settings, search_space
 from trainer.tuning.trial import TrialError, run_trial
@@ -31,6 +33,10 @@ from trainer.tuning.trial import TrialError, run_trial
 log = logging.getLogger(__name__)
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+WITHOUT_EFFECT = {
+    "data", "init", "out", "device", "resume", "samples", "log_every", "checkpoint_every", "keep_checkpoints", "wandb",
+    "wandb_project",
+}  # on a trial's losses, or compared otherwise  # fmt: skip
 
 
 def tune(config: TuneConfig) -> optuna.Study:
@@ -46,7 +52,7 @@ def tune(config: TuneConfig) -> optuna.Study:
     )
     config.out.mkdir(parents=True, exist_ok=True)
     study = _study(config)
-    _refuse_another_base(study, base, config.stage)
+    _refuse_another_base(study, base, config)
     devices = _devices(config.jobs, str(base.get("device", "auto")))
     if (left := config.trials - _finished(study)) > 0:
         study.optimize(
@@ -128,9 +134,17 @@ def _study(config: TuneConfig) -> optuna.Study:
         )
 
 
-def _refuse_another_base(study: optuna.Study, base: dict, stage: str) -> None:
-    """Losses of other runs are no measure for these."""
-    now = base | {"stage": stage}
+def _refuse_another_base(study: optuna.Study, base: dict, config: TuneConfig) -> None:
+    """Losses of other runs are no measure for these. Data and checkpoint are known by their content, since several
+    machines may keep them in different places."""
+    now = TrainConfig.model_validate(base | {"out": config.out}).model_dump(
+        mode="json", exclude=WITHOUT_EFFECT
+    )
+    now |= {
+        "stage": config.stage,
+        "data": _digest(Path(base["data"]) / INDEX),
+        "init": _digest(checkpoint_folder(base["init"]) / "manifest.json") if "init" in base else None,
+    }
     known = study.user_attrs.get("base")
     if known is None:
         study.set_user_attr("base", now)
@@ -139,6 +153,10 @@ def _refuse_another_base(study: optuna.Study, base: dict, stage: str) -> None:
         raise ValueError(
             f"the study was begun with another {', '.join(changed)}; give another --out, or another --study"
         )
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _devices(jobs: int, device: str) -> SimpleQueue[str]:

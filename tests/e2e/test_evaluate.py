@@ -4,6 +4,7 @@ import pytest
 
 from shared.checkpoint import load_model
 from trainer.evaluation.answering import AnswerError, ModelAnswerer, ServiceAnswerer
+from trainer.evaluation.journal import Journal
 
 
 def test_a_service_answers_like_its_checkpoint(service, checkpoint, flickr_photos, tmp_path):
@@ -27,3 +28,20 @@ def test_a_refused_question_costs_the_others_nothing(service, flickr_photos, tmp
     assert "1 of 2 questions were refused; the first:" in caplog.text and "broken or truncated" in caplog.text
     with pytest.raises(AnswerError, match="broken or truncated"):
         answerer([(question, broken)])
+
+
+def test_a_stopped_call_goes_on_past_what_was_refused(service, flickr_photos, tmp_path):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    items = [("What is it?", path) for path in (broken, flickr_photos[0].path)]
+
+    def ask(resume: bool) -> list[str]:
+        journal = Journal(tmp_path / "answers.jsonl", service.url, resume=resume)
+        return ServiceAnswerer(service.url, max_new_tokens=8, journal=journal)(items)
+
+    replies = ask(resume=False)
+    with pytest.raises(ValueError, match="go on with --resume"):
+        ask(resume=False)
+    with (tmp_path / "answers.jsonl").open("a") as file:
+        file.write('{"question": "cut')
+    assert ask(resume=True) == replies == ask(resume=True)

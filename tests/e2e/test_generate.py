@@ -191,7 +191,9 @@ def oracle(model: MultimodalModel, prompt: str, images: list[bytes], max_new_tok
     with torch.inference_mode():
         embeds = None
         if images:
-            pixel_values = model.preprocess([decode_image(data) for data in images])
+            pixel_values = model.preprocess(
+                [decode_image(data, target_size=model.config.vision.image_size) for data in images]
+            )
             embeds = model.project(model.encode_images(pixel_values))
         output = model.causal_lm.generate(
             inputs_embeds=model.embed(input_ids, embeds),

@@ -1,5 +1,6 @@
 """`python -m trainer evaluate` in this process, with a tiny untrained model."""
 
+import hashlib
 import json
 import shutil
 
@@ -49,12 +50,23 @@ def test_a_stopped_evaluation_goes_on_with_the_answers_it_has(checkpoint, colour
     assert not journal.exists()
 
     asked = [item for item in whole["questions"] if item["image"]]
-    kept = {"question": asked[0]["question"], "picture": str(images / asked[0]["image"]), "reply": "MINE"}
-    lines = [json.dumps({"answerer": str(checkpoint)}), json.dumps(kept), '{"question": "cut of']
+    kept = {
+        "question": asked[0]["question"],
+        "picture": str(images / asked[0]["image"]),
+        "reply": "MINE\u2028",
+    }
+    weights = hashlib.sha256((checkpoint / "manifest.json").read_bytes()).hexdigest()[:12]
+    lines = [
+        json.dumps({"answerer": f"{checkpoint} {weights} float32"}),
+        json.dumps(kept),
+        '{"question": "cut of',
+    ]
     journal.write_text("\n".join(lines))
     assert main([*arguments, "--resume"]) == 0
     again = json.loads(out.with_suffix(".answers.json").read_text())
-    assert [item["model"]["reply"] for item in again["questions"] if item["id"] == asked[0]["id"]] == ["MINE"]
+    assert [item["model"]["reply"] for item in again["questions"] if item["id"] == asked[0]["id"]] == [
+        "MINE\u2028"
+    ]
     assert sum(a != b for a, b in zip(whole["questions"], again["questions"], strict=True)) == 1
 
     journal.write_text(json.dumps({"answerer": "another"}))

@@ -115,8 +115,8 @@ def test_a_sharded_run_of_one_process_learns_the_same(stage_1, tmp_path, recipe)
         29517, "-m",
     )  # fmt: skip
     data = stage_1("phi")
-    plain = finetune(data, tmp_path / "plain", "--dtype", "bfloat16")
-    whole = finetune(data, tmp_path / "whole", "--dtype", "bfloat16", launcher=launcher)
+    plain = finetune(data, tmp_path / "plain")
+    whole = finetune(data, tmp_path / "whole", launcher=launcher)
     assert whole == pytest.approx(plain, rel=0.1, abs=0.02)
-    again = continued(data, tmp_path / "whole", tmp_path / "again", "--dtype", "bfloat16", launcher=launcher)
+    again = continued(data, tmp_path / "whole", tmp_path / "again", launcher=launcher)
     assert again == pytest.approx(whole[HALF:], rel=0.1, abs=0.02)

@@ -104,11 +104,21 @@ def test_memory_finds_what_a_run_leaves_open_and_its_data_is_counted(tmp_path, t
     assert main([*arguments, "--gpu-memory", "1"]) == 0
     made = json.loads(out.read_text())
     assert made["setup"]["rows"] > 16
-    count, setup = PreparedData(data).count("train"), made["setup"]
+    count, setup = sum(bool(record.image) for record in PreparedData(data).records("train")), made["setup"]
     assert made["steps"] == math.ceil(count * setup["image_every"] / made["tokens_per_step"])
     run.write_text(run.read_text() + "batch_tokens = 128\n")
     assert main([*arguments, "--gpu-memory", "1"]) == 0
     assert json.loads(out.read_text())["setup"]["rows"] == 2
+
+
+def test_a_batch_that_is_given_is_made_to_fit_by_checkpointing(tmp_path):
+    out = tmp_path / "plan.json"
+    arguments = ["plan", "--preset", "phi2", "--gpu-memory", "24", "--out", str(out), "--batch-tokens"]
+    for wanted, checkpointing in ((1536, False), (12288, True)):
+        assert main([*arguments, str(wanted)]) == 0
+        setup = json.loads(out.read_text())["setup"]
+        assert setup["rows"] * setup["row_tokens"] == wanted
+        assert setup["gradient_checkpointing"] == checkpointing
 
 
 def test_gpus_share_the_batches_of_a_step(tmp_path, tiny_preset, capsys):

@@ -7,6 +7,7 @@ showing it the mean features of many photographs in place of each photograph's o
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -66,7 +67,8 @@ class ModelAnswerer:
         features, names = features_of(self.model.vision, pictures, self.cache) if pictures else (None, {})
         mean = features.mean()[None] if features and self.blind else None
         # Greedy answers to one prompt are one answer: the blind see the same features with every photograph
-        seen = [(text, picture if mean is None else picture and pictures[0]) for text, picture in items]
+        mixed = Path("mean", hashlib.sha256("\n".join(map(str, pictures)).encode()).hexdigest())
+        seen = [(text, picture if mean is None else picture and mixed) for text, picture in items]
         replies = self.journal.known(seen) if self.journal else {}
         asked = [item for item in dict.fromkeys(seen) if item not in replies]
         order = sorted(asked, key=lambda item: (not item[1], len(item[0])))
@@ -108,7 +110,7 @@ class ServiceAnswerer:
         refused: list[str] = []
         asked = [item for item in dict.fromkeys(items) if item not in replies]
         asyncio.run(self._ask(asked, replies, refused))
-        if refused and len(refused) == len(asked):
+        if refused and len(refused) == len(set(items)):
             raise AnswerError(refused[0])
         if refused:
             log.warning(

@@ -13,18 +13,20 @@ class Journal:
     """A JSONL file: who answers, then an answer a line.
 
     Raises:
-        ValueError: it is to be resumed and holds the answers of another model.
+        ValueError: the file holds answers, and they are not to be taken up, or `answerer` is not who gave them.
     """
 
     def __init__(self, path: Path, answerer: str, *, resume: bool):
         self._path = path
         self._known: dict[Item, str] = {}
-        if resume and path.is_file():
+        if path.is_file() and path.stat().st_size:
+            if not resume:
+                raise ValueError(
+                    f"{path} holds the answers of a stopped call: go on with --resume, or delete it"
+                )
             self._read(answerer)
-        path.write_text("", "utf-8")
-        self._write({"answerer": answerer})
-        for item, reply in self._known.items():
-            self.keep(item, reply)
+        else:
+            self._write({"answerer": answerer})
 
     def known(self, items: Iterable[Item]) -> dict[Item, str]:
         """The answers that are there."""
@@ -40,19 +42,22 @@ class Journal:
         self._path.unlink(missing_ok=True)
 
     def _read(self, answerer: str) -> None:
-        head, *lines = self._path.read_text("utf-8").splitlines() or [""]
-        began = json.loads(head)["answerer"] if head else answerer
-        if began != answerer:
-            raise ValueError(
-                f"{self._path} holds answers of {began}, not of {answerer}: leave out --resume, or give another --out"
-            )
-        for line in lines:
+        text = self._path.read_text("utf-8")
+        if not text.endswith("\n"):  # cut by a crash
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write("\n")
+        for line in text.split("\n"):
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
-                continue  # cut by a crash
-            picture = row["picture"] and Path(row["picture"])
-            self._known[row["question"], picture] = row["reply"]
+                continue
+            if row.get("answerer", answerer) != answerer:
+                raise ValueError(
+                    f"{self._path} holds answers of {row['answerer']}, not of {answerer}: delete it, or give another "
+                    "--out"
+                )
+            if "reply" in row:
+                self._known[row["question"], row["picture"] and Path(row["picture"])] = row["reply"]
 
     def _write(self, row: dict) -> None:
         with self._path.open("a", encoding="utf-8") as file:

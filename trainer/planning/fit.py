@@ -34,12 +34,14 @@ def fit(
     *,
     quantizations: list[str],
     checkpointing: list[bool],
+    least_rows: int,
     most_rows: int,
     simulate: Callable[[Setup], Step],
 ) -> tuple[Setup, Step]:
     """The first of the options that takes a batch of a useful size, else the one with the largest batch.
 
     Args:
+        least_rows: of a useful size.
         most_rows: no more are wanted.
 
     Raises:
@@ -53,7 +55,8 @@ def fit(
             estimate = _estimate(option, simulate)
             rows = min(most_rows, estimate.rows_within(budget))
             options.append((rows, option, estimate.of(1)))
-            if rows >= min(LEAST_ROWS, most_rows) and (found := _verified(option, rows, budget, simulate)):
+            found = _verified(option, rows, budget, simulate) if rows >= least_rows else None
+            if found and found[0].rows >= least_rows:
                 return found
     for rows, option, _ in sorted(options, key=lambda found: -found[0]):
         if rows and (found := _verified(option, rows, budget, simulate)):

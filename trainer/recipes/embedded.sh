@@ -52,7 +52,7 @@ if [ "${GPU:-}" = 1 ]; then
 fi
 trainer evaluate --checkpoint "$MODEL" --captions "$FLICKR8K/captions_dev.tsv" \
     --annotations "$DATA/eval/records.json" --images "$FLICKR8K/images" "$DATA/eval/images" --retention --blind \
-    --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json"
+    --neighbours "$FLICKR8K/captions_train.tsv" --training "$DATA/train/records.json" --out "$RUNS/evaluation.json" --resume
 if [ "${PACKAGE:-}" = 1 ]; then
     cp -r "$MODEL/." shared/presets/embedded/
 else

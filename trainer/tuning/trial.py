@@ -14,7 +14,6 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import optuna
-from filelock import FileLock
 
 from trainer.tracking import read_metrics
 
@@ -40,18 +39,12 @@ def run_trial(trial: optuna.Trial, stage: str, config: Path, out: Path) -> float
         TrialError: the run failed, or never validated.
     """
     log = out.with_suffix(".log")
-    # Two runs that begin together would both compute the features of the same images
-    starting = FileLock(out.parent / "starting.lock")
-    starting.acquire()
+    process = _context.Process(target=_train, args=(stage, str(config), str(log)))
+    process.start()
     try:
-        process = _context.Process(target=_train, args=(stage, str(config), str(log)))
-        process.start()
-        try:
-            return _watch(trial, process, out, starting, log)
-        finally:
-            _end(process)
+        return _watch(trial, process, out, log)
     finally:
-        starting.release(force=True)
+        _end(process)
 
 
 def _train(stage: str, config: str, log: str) -> None:
@@ -66,15 +59,13 @@ def _train(stage: str, config: str, log: str) -> None:
     sys.exit(main([stage, "--config", config]))
 
 
-def _watch(trial: optuna.Trial, process: BaseProcess, out: Path, starting: FileLock, log: Path) -> float:
+def _watch(trial: optuna.Trial, process: BaseProcess, out: Path, log: Path) -> float:
     reported: dict[int, float] = {}
     while True:
         ended = not process.is_alive()
         if ended and process.exitcode != 0:
             raise TrialError(f"{log}: {_last_words(log)}")
         rows = read_metrics(out)
-        if rows and starting.is_locked:
-            starting.release()
         losses = {row["step"]: row["val_loss"] for row in rows if "val_loss" in row}
         for step, loss in losses.items():
             if step in reported:
