@@ -114,7 +114,8 @@ def _flag(info) -> dict:
             if origin in (types.UnionType, typing.Union)
             else (info.annotation,)
         )
-        options["metavar"] = kinds[0].__name__.upper()
+        plain = typing.get_args(kinds[0]) if typing.get_origin(kinds[0]) is typing.Annotated else kinds
+        options["metavar"] = plain[0].__name__.upper()
     return options
 
 
