@@ -69,9 +69,25 @@ def test_a_stopped_evaluation_goes_on_with_the_answers_it_has(checkpoint, colour
     ]
     assert sum(a != b for a, b in zip(whole["questions"], again["questions"], strict=True)) == 1
 
-    journal.write_text(json.dumps({"answerer": "another"}))
+    journal.write_text("\n".join([json.dumps({"answerer": "another"}), json.dumps(kept)]))
     assert main([*arguments, "--resume"]) == 2
     assert "holds answers of another" in capsys.readouterr().err
+
+
+def test_a_service_that_is_not_there_leaves_nothing_in_the_way(colour_records, tmp_path, capsys):
+    records, images = colour_records
+    arguments = [
+        "evaluate",
+        "--url",
+        "http://127.0.0.1:9",
+        "--annotations",
+        str(records),
+        "--images",
+        str(images),
+    ]
+    for _ in range(2):
+        assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "result.json")]) == 2
+        assert "http://127.0.0.1:9 was not reached" in capsys.readouterr().err
 
 
 def test_blind_answers_are_the_same_for_every_picture(tiny_preset, colour_records, tmp_path):

@@ -18,15 +18,19 @@ class Journal:
 
     def __init__(self, path: Path, answerer: str, *, resume: bool):
         self._path = path
-        self._known: dict[Item, str] = {}
-        if path.is_file() and path.stat().st_size:
-            if not resume:
-                raise ValueError(
-                    f"{path} holds the answers of a stopped call: go on with --resume, or delete it"
-                )
-            self._read(answerer)
-        else:
+        began, self._known = _read(path) if path.is_file() else (None, {})
+        if not self._known:
+            path.write_text("", "utf-8")
             self._write({"answerer": answerer})
+        elif not resume:
+            raise ValueError(f"{path} holds the answers of a stopped call: go on with --resume, or delete it")
+        elif began != answerer:
+            raise ValueError(
+                f"{path} holds answers of {began}, not of {answerer}: delete it, or give another --out"
+            )
+        else:
+            with path.open("a", encoding="utf-8") as file:
+                file.write("\n")  # ends a line that a crash cut
 
     def known(self, items: Iterable[Item]) -> dict[Item, str]:
         """The answers that are there."""
@@ -41,24 +45,20 @@ class Journal:
         """All was asked."""
         self._path.unlink(missing_ok=True)
 
-    def _read(self, answerer: str) -> None:
-        text = self._path.read_text("utf-8")
-        if not text.endswith("\n"):  # cut by a crash
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write("\n")
-        for line in text.split("\n"):
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                continue
-            if row.get("answerer", answerer) != answerer:
-                raise ValueError(
-                    f"{self._path} holds answers of {row['answerer']}, not of {answerer}: delete it, or give another "
-                    "--out"
-                )
-            if "reply" in row:
-                self._known[row["question"], row["picture"] and Path(row["picture"])] = row["reply"]
-
     def _write(self, row: dict) -> None:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _read(path: Path) -> tuple[str | None, dict[Item, str]]:
+    """Who answered, and the answers, but for a line that a crash cut."""
+    answerer, answers = None, {}
+    for line in path.read_text("utf-8").split("\n"):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        answerer = row.get("answerer", answerer)
+        if "reply" in row:
+            answers[row["question"], row["picture"] and Path(row["picture"])] = row["reply"]
+    return answerer, answers
