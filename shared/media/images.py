@@ -9,13 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import jpeg_factory
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch.nn.functional import interpolate
 
 from shared.media.errors import MIB, MediaError, check_bytes
 
@@ -148,6 +146,9 @@ def fit_image(image: Image.Image, config: VisionConfig) -> np.ndarray:
 
 
 def _resize(pixels: np.ndarray, height: int, width: int) -> np.ndarray:
+    import torch  # not for processes that only hear
+    from torch.nn.functional import interpolate
+
     channels_last = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     resized = interpolate(channels_last, (height, width), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
