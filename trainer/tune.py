@@ -25,7 +25,7 @@ from optuna.trial import TrialState
 from shared.checkpoint import checkpoint_folder, read_config
 from shared.config import ModelConfig, load_preset
 from trainer.config import TrainConfig, load_config
-from trainer.data.prepared import INDEX
+from trainer.data.prepared import PreparedData
 from trainer.tuning.config import TuneConfig
 from trainer.tuning.space import Parameter, dump_toml, run_settings, search_space
 from trainer.tuning.trial import TrialError, run_trial
@@ -142,8 +142,12 @@ def _refuse_another_base(study: optuna.Study, base: dict, config: TuneConfig) ->
     )
     now |= {
         "stage": config.stage,
-        "data": _digest(Path(base["data"]) / INDEX),
-        "init": _digest(checkpoint_folder(base["init"]) / "manifest.json") if "init" in base else None,
+        "data": _digest(
+            json.dumps(PreparedData(Path(base["data"])).index["shards"], sort_keys=True).encode()
+        ),
+        "init": _digest((checkpoint_folder(base["init"]) / "manifest.json").read_bytes())
+        if "init" in base
+        else None,
     }
     known = study.user_attrs.get("base")
     if known is None:
@@ -155,8 +159,8 @@ def _refuse_another_base(study: optuna.Study, base: dict, config: TuneConfig) ->
         )
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _devices(jobs: int, device: str) -> SimpleQueue[str]:
